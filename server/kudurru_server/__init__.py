@@ -1,0 +1,1 @@
+"""The Kudurru event store server."""
