@@ -1,0 +1,1 @@
+"""The edge: gRPC services. Protobuf messages stop in `convert`, errors become statuses in `status`."""

@@ -1,0 +1,59 @@
+"""From errors to statuses: the only place that names a status code."""
+
+from typing import NoReturn
+
+import grpc
+from google.protobuf import any_pb2
+from google.rpc import error_details_pb2, status_pb2
+
+from kudurru_server._proto import event_store_service_pb2 as pb
+from kudurru_server.errors import (
+    ConditionFailedError,
+    CursorOutOfRangeError,
+    EventIdExistsError,
+    InvalidRequestError,
+    KudurruError,
+    NotFoundError,
+    NotReachedError,
+    OverloadedError,
+    StorageFullError,
+    UnavailableError,
+)
+
+DOMAIN = "kudurru"
+_CODES: dict[type[KudurruError], grpc.StatusCode] = {
+    InvalidRequestError: grpc.StatusCode.INVALID_ARGUMENT,
+    CursorOutOfRangeError: grpc.StatusCode.OUT_OF_RANGE,
+    NotFoundError: grpc.StatusCode.NOT_FOUND,
+    NotReachedError: grpc.StatusCode.DEADLINE_EXCEEDED,
+    ConditionFailedError: grpc.StatusCode.FAILED_PRECONDITION,
+    EventIdExistsError: grpc.StatusCode.ALREADY_EXISTS,
+    OverloadedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    StorageFullError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    UnavailableError: grpc.StatusCode.UNAVAILABLE,
+}
+
+
+def _code(error: KudurruError) -> grpc.StatusCode:
+    return next((code for kind, code in _CODES.items() if isinstance(error, kind)), grpc.StatusCode.INTERNAL)
+
+
+def _details(error: KudurruError) -> any_pb2.Any:
+    details = any_pb2.Any()
+    details.Pack(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata))
+    return details
+
+
+def to_append_error(error: KudurruError) -> pb.AppendError:
+    """Return the error as an outcome of AppendStream."""
+    code: int = _code(error).value[0]
+    return pb.AppendError(code=code, message=error.message, details=[_details(error)])
+
+
+async def abort(context: grpc.aio.ServicerContext[bytes, bytes], error: KudurruError) -> NoReturn:
+    """End the call with the error's status and details."""
+    code = _code(error)
+    number: int = code.value[0]
+    status = status_pb2.Status(code=number, message=error.message, details=[_details(error)])
+    metadata = (("grpc-status-details-bin", status.SerializeToString()),)
+    await context.abort(code, error.message, metadata)

@@ -1,0 +1,53 @@
+"""The applier: has the derived rows of complete generations written, and moves the watermark.
+
+It never stops: what fails is tried again. A crash loses nothing, because the next start goes on from the watermark.
+"""
+
+import asyncio
+
+import structlog
+
+from kudurru_server.engine.tail import GENERATION_BYTES, GENERATION_EVENTS, Tail
+from kudurru_server.errors import KudurruError
+from kudurru_server.model import START, Cursor, Entry
+from kudurru_server.storage.interface import Storage
+
+_RETRY_SECONDS = 1.0
+_logger = structlog.get_logger()
+
+
+async def recover(storage: Storage, tail: Tail) -> None:
+    """Apply what a crash left behind, and load the rest of the log into the tail."""
+    applied = await storage.applied()
+    left = Cursor(await storage.ticks_at(applied), applied) if applied else START
+    pending: list[Entry] = []
+    size = 0
+    position = applied
+    while entries := await storage.entries(position):
+        for entry in entries:
+            pending.append(entry)
+            size += sum(map(len, entry.frames))
+            position = entry.last
+            if position - left.position >= GENERATION_EVENTS or size >= GENERATION_BYTES:
+                await storage.apply(pending)
+                left = Cursor(entry.ticks, position)
+                pending, size = [], 0
+    tail.begin(left)
+    for entry in pending:
+        tail.load(entry)
+
+
+async def run_applier(storage: Storage, tail: Tail) -> None:
+    """Apply generations as they become complete, for ever."""
+    while True:
+        generation = tail.to_apply()
+        if generation is None:
+            await tail.sealed.wait()
+            continue
+        try:
+            await storage.apply(generation.entries)
+        except KudurruError as error:
+            _logger.warning("apply_failed", reason=error.reason, error=error.message)
+            await asyncio.sleep(_RETRY_SECONDS)
+            continue
+        tail.mark_applied(generation.last)

@@ -1,0 +1,207 @@
+"""The engine: the parts of a node put together around one store.
+
+append ─▶ group commit ─▶ judge ─▶ log ─▶ tail ─▶ answer
+                                          └─▶ applier: derived rows, later
+read, subscribe ◀─ history up to the tail, then the tail
+"""
+
+import asyncio
+import contextlib
+import heapq
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+
+from kudurru_server.engine.applier import recover, run_applier
+from kudurru_server.engine.cursors import Cursors
+from kudurru_server.engine.group_commit import GroupCommit
+from kudurru_server.engine.judge import Judge, Outcome, SameContent
+from kudurru_server.engine.lookups import Lookups
+from kudurru_server.engine.reader import Reader
+from kudurru_server.engine.subscription import Message, Subscription
+from kudurru_server.engine.tail import Tail
+from kudurru_server.errors import NotFoundError, NotReachedError, ShuttingDownError
+from kudurru_server.model import (
+    TICKS_PER_SECOND,
+    UNIX_EPOCH_TICKS,
+    Append,
+    Batch,
+    Cursor,
+    Query,
+    QueryItem,
+    TagSummary,
+    group_of,
+)
+from kudurru_server.storage.interface import Span, Storage
+
+AT_LEAST_SECONDS = 5.0
+
+
+def system_ticks() -> int:
+    """Return the time of the system's clock in ticks."""
+    return time.time_ns() // (1_000_000_000 // TICKS_PER_SECOND) + UNIX_EPOCH_TICKS
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """How much memory the parts may use, and what time it is."""
+
+    tail_bytes: int = 64 << 20
+    pending_bytes: int = 64 << 20
+    unapplied_bytes: int = 256 << 20
+    clock: Callable[[], int] = system_ticks
+
+
+class Engine:
+    """A node on one store. Use `run_engine`."""
+
+    def __init__(self, storage: Storage, same_content: SameContent, options: EngineOptions) -> None:
+        self._storage = storage
+        self._tail = Tail(options.tail_bytes)
+        self._cursors = Cursors(self._tail, storage)
+        self._reader = Reader(self._tail, storage)
+        self._commit = GroupCommit(
+            storage,
+            self._tail,
+            Lookups(self._tail, storage, self._cursors),
+            Judge(self._tail, self._cursors, same_content),
+            clock=options.clock,
+            pending_bytes=options.pending_bytes,
+            unapplied_bytes=options.unapplied_bytes,
+        )
+        self.closing = asyncio.Event()
+
+    async def start(self, tasks: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
+        """Recover, then run the node's tasks in `tasks`."""
+        await recover(self._storage, self._tail)
+        return [
+            tasks.create_task(self._commit.run_prepare()),
+            tasks.create_task(self._commit.run_commit()),
+            tasks.create_task(run_applier(self._storage, self._tail)),
+        ]
+
+    async def drain(self) -> None:
+        """Refuse new appends, answer the others, and end the subscriptions."""
+        self.closing.set()
+        self._tail.wake()
+        await self._commit.drain()
+
+    @property
+    def head(self) -> Cursor:
+        """The cursor of the last recorded event."""
+        return self._tail.head
+
+    async def append(self, appends: Sequence[Append]) -> list[Outcome]:
+        """Record independent appends; see `GroupCommit.submit`."""
+        return await self._commit.submit(appends)
+
+    async def reach(self, at_least: Cursor, timeout_seconds: float | None) -> None:
+        """Wait until the node has seen `at_least`.
+
+        Raises:
+            CursorOutOfRangeError: it contradicts the store's own ids.
+            NotReachedError: the time was up.
+        """
+        try:
+            async with asyncio.timeout(AT_LEAST_SECONDS if timeout_seconds is None else timeout_seconds):
+                while str(self.head) < str(at_least):
+                    if self.closing.is_set():
+                        raise ShuttingDownError
+                    await self._tail.changed()
+        except TimeoutError as error:
+            raise NotReachedError(
+                "AT_LEAST_NOT_REACHED", f"the head is {self.head or 'empty'}, not at least {at_least}"
+            ) from error
+        await self._cursors.position(at_least, "at_least")
+
+    async def span(self, after: Cursor, until: Cursor | None, *, backwards: bool) -> tuple[Span, Cursor]:
+        """Return the positions a read is about, as of now, and up to where it is complete.
+
+        Raises:
+            CursorOutOfRangeError: a cursor is not one of this store.
+        """
+        head = self.head
+        low = await self._cursors.position(after, "after")
+        if until is None:
+            return Span(low, head.position, backwards), head
+        high = min(head.position, await self._cursors.position(until, "until"))
+        return Span(low, high, backwards), await self._cursors.at(high)
+
+    def read(self, query: Query, span: Span, limit: int) -> AsyncGenerator[Batch]:
+        """Yield the matching events of a span; see `Reader.read`."""
+        return self._reader.read(query, span, limit)
+
+    async def cursor_at(self, position: int) -> Cursor:
+        """Return the cursor of the event at `position`."""
+        return await self._cursors.at(position)
+
+    async def subscribe(self, query: Query, after: Cursor | None, heartbeat_seconds: float) -> AsyncGenerator[Message]:
+        """Return a subscription's messages; `after` None means from the head on.
+
+        Raises:
+            CursorOutOfRangeError: the cursor is not one of this store.
+        """
+        position = self.head.position if after is None else await self._cursors.position(after, "after")
+        subscription = Subscription(
+            self._tail,
+            self._reader,
+            self._cursors,
+            query,
+            position,
+            heartbeat_seconds=heartbeat_seconds,
+            closing=self.closing.is_set,
+        )
+        return subscription.messages()
+
+    async def event(self, event_id: str) -> bytes:
+        """Return the frame of an event.
+
+        Raises:
+            NotFoundError: no recorded event has this id.
+        """
+        position = self._tail.known([event_id]).get(event_id)
+        if position is not None and position <= self.head.position:
+            return self._tail.stored(position).frame
+        found = await self._storage.find([event_id], self._tail.applied)
+        if event_id not in found:
+            raise NotFoundError("EVENT_NOT_FOUND", f"no event has the id {event_id}")
+        return found[event_id].frame
+
+    async def tag(self, tag: str, *, with_count: bool) -> tuple[Cursor, Cursor, int | None] | None:
+        """Return the first and last event of a tag and, if asked, how many there are; None if there is none."""
+        applied, head = self._tail.applied, self.head.position
+        query = Query((QueryItem(tags=(tag,)),))
+        recent = self._tail.positions(query, Span(applied, head))
+        old = await self._storage.tag(tag, applied, with_count=with_count) if applied else None
+        if old is None and not recent:
+            return None
+        old = old or TagSummary(recent[0], recent[-1], 0)
+        first, last = await self._cursors.at(old.first), await self._cursors.at(recent[-1] if recent else old.last)
+        return first, last, (old.count or 0) + len(recent) if with_count else None
+
+    async def tags(self, group: str | None, after: str | None, limit: int) -> list[str]:
+        """Return up to `limit` tags after `after`, ordered by group and then by tag."""
+        start = ("", "") if after is None else (group_of(after), after)
+        recent = {
+            key
+            for tag in self._tail.tags()
+            if (key := (group_of(tag), tag)) > start and (group is None or key[0] == group)
+        }
+        old = await self._storage.tags(group, after, limit)
+        return [tag for _, tag in heapq.nsmallest(limit, recent.union((group_of(tag), tag) for tag in old))]
+
+
+@contextlib.asynccontextmanager
+async def run_engine(
+    storage: Storage, same_content: SameContent, options: EngineOptions | None = None
+) -> AsyncIterator[Engine]:
+    """Run a node on `storage`; on exit it is drained and stopped, and the storage may be closed."""
+    engine = Engine(storage, same_content, options or EngineOptions())
+    async with asyncio.TaskGroup() as tasks:
+        running = await engine.start(tasks)
+        try:
+            yield engine
+        finally:
+            await engine.drain()
+            for task in running:
+                task.cancel()

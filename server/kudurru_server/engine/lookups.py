@@ -1,0 +1,91 @@
+"""What the judge must know of events older than the tail, asked before an append joins a commit.
+
+Most appends need nothing: their ids are too young to be older than the tail, and their conditions begin inside it. The
+others are answered together, one question to the store for all that wait.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from kudurru_server.engine.cursors import Cursors
+from kudurru_server.engine.tail import Tail
+from kudurru_server.errors import KudurruError
+from kudurru_server.model import TICKS_PER_SECOND, Append, Stored
+from kudurru_server.storage.interface import Check, Storage
+
+ID_LEAD_TICKS = 60 * TICKS_PER_SECOND
+"""How far the time in a UUIDv7 may be ahead of the tick its event gets."""
+
+
+@dataclass(slots=True)
+class Answers:
+    """What the store said about one append, for the events up to `until`."""
+
+    until: int = 0
+    found: dict[str, Stored] = field(default_factory=dict)
+    conflicts: list[Stored | None] = field(default_factory=list)
+    refusal: KudurruError | None = None
+    """A cursor of the append is not one of this store."""
+
+
+NOTHING_ASKED = Answers()
+
+
+class Lookups:
+    """Asks the store on behalf of appends."""
+
+    def __init__(self, tail: Tail, storage: Storage, cursors: Cursors) -> None:
+        self._tail = tail
+        self._storage = storage
+        self._cursors = cursors
+
+    def enough(self, append: Append, answers: Answers) -> bool:
+        """Tell whether the tail and these answers together say everything about the append."""
+        left = self._tail.left
+        if answers.until >= left.position or answers.refusal is not None:
+            return True
+        return not self._ids_may_be_old(append) and not any(
+            condition.after.position < left.position
+            and not (condition.after.position == 0 and condition.after.ticks > left.ticks)
+            for condition in append.conditions
+        )
+
+    def _ids_may_be_old(self, append: Append) -> bool:
+        # An id is never recorded at a tick more than 60 s before its own time; so a younger one is not before the tail.
+        return not append.fresh_ids and append.oldest_id_ticks - ID_LEAD_TICKS <= self._tail.left.ticks
+
+    async def answer(self, appends: Sequence[Append]) -> list[Answers]:
+        """Return answers that are enough now, though perhaps not any more when the tail has moved on.
+
+        Raises:
+            StorageUnavailableError: the store could not be asked.
+        """
+        until = self._tail.applied
+        ids = [event_id for append in appends if self._ids_may_be_old(append) for event_id in append.ids]
+        found = await self._storage.find(ids, until) if ids else {}
+        answers = []
+        checks: list[Check] = []
+        for append in appends:
+            answer = Answers(until)
+            if found:
+                answer.found = {event_id: found[event_id] for event_id in append.ids if event_id in found}
+            try:
+                afters = [
+                    min(until, await self._cursors.position(condition.after, _field(index)))
+                    for index, condition in enumerate(append.conditions)
+                ]
+                checks += (
+                    Check(condition.query, after) for condition, after in zip(append.conditions, afters, strict=True)
+                )
+            except KudurruError as error:
+                answer.refusal = error
+            answers.append(answer)
+        matches = iter(await self._storage.first_matches(checks, until) if checks else ())
+        for append, answer in zip(appends, answers, strict=True):
+            if answer.refusal is None:
+                answer.conflicts = [next(matches) for _ in append.conditions]
+        return answers
+
+
+def _field(index: int) -> str:
+    return f"conditions[{index}].after"

@@ -1,0 +1,114 @@
+"""A subscription: a position that moves on, from history into the tail and, if it is too slow, back again.
+
+Nothing is pushed to it and nothing is queued for it: it takes the next batch when its consumer has taken the last one.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from kudurru_server.engine.cursors import Cursors
+from kudurru_server.engine.reader import BATCH_BYTES, Reader
+from kudurru_server.engine.tail import Tail
+from kudurru_server.errors import ShuttingDownError
+from kudurru_server.model import Batch, Cursor, Query
+from kudurru_server.storage.interface import Span
+
+
+@dataclass(frozen=True, slots=True)
+class CaughtUp:
+    """History is delivered; what follows is live."""
+
+    cursor: Cursor
+
+
+@dataclass(frozen=True, slots=True)
+class FellBehind:
+    """The consumer was slower than the tail is long; what follows is history."""
+
+    cursor: Cursor
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Everything up to `cursor` has been considered; `lag` events lie between it and `head`."""
+
+    cursor: Cursor
+    head: Cursor
+    lag: int
+
+
+Message = Batch | CaughtUp | FellBehind | Checkpoint
+
+
+class Subscription:
+    """One subscriber's place in the store."""
+
+    def __init__(
+        self,
+        tail: Tail,
+        reader: Reader,
+        cursors: Cursors,
+        query: Query,
+        after: int,
+        *,
+        heartbeat_seconds: float,
+        closing: Callable[[], bool],
+    ) -> None:
+        self._tail = tail
+        self._reader = reader
+        self._cursors = cursors
+        self._query = query
+        self._position = after
+        self._heartbeat_seconds = heartbeat_seconds
+        self._closing = closing
+
+    async def messages(self) -> AsyncGenerator[Message]:
+        """Yield every matching event once and in order, and news, until the server shuts down.
+
+        Raises:
+            ShuttingDownError: resume elsewhere, or later, from the last position.
+        """
+        tail = self._tail
+        live = False
+        due = time.monotonic() + self._heartbeat_seconds
+        while not self._closing():
+            if time.monotonic() >= due:
+                yield await self._checkpoint()
+                due = time.monotonic() + self._heartbeat_seconds
+            elif self._position + 1 < tail.start:
+                if live:
+                    live = False
+                    yield FellBehind(await self._cursors.at(self._position))
+                async with aclosing(self._reader.history(self._query, Span(self._position, tail.start - 1))) as batches:
+                    async for batch in batches:
+                        self._position = batch.reached
+                        if batch.count:
+                            yield batch
+                        if self._closing() or time.monotonic() >= due:
+                            break
+            elif self._position < tail.head.position:
+                batch = tail.shared_batch(self._query, Span(self._position, tail.head.position), BATCH_BYTES)
+                self._position = batch.reached
+                if batch.count:
+                    yield batch
+            elif not live:
+                live = True
+                yield CaughtUp(await self._cursors.at(self._position))
+            else:
+                await self._news(due - time.monotonic())
+        raise ShuttingDownError
+
+    async def _checkpoint(self) -> Checkpoint:
+        head = self._tail.head
+        cursor = await self._cursors.at(self._position)
+        return Checkpoint(cursor, head, head.position - self._position)
+
+    async def _news(self, timeout_seconds: float) -> None:
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                await self._tail.changed()
+        except TimeoutError:
+            pass

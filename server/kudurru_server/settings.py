@@ -1,0 +1,86 @@
+"""The settings: one documented field for each variable `KUDURRU_…`, and for the flag of the same name."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from kudurru_server.model import Limits
+
+_LIMITS = Limits()
+
+
+class Settings(BaseSettings):
+    """How a server runs."""
+
+    model_config = SettingsConfigDict(env_prefix="KUDURRU_", extra="forbid")
+
+    listen: str = Field(
+        "127.0.0.1:50051",
+        description="Where to listen: HOST:PORT (port 0 picks a free one), [IPv6]:PORT or unix:PATH.",
+    )
+    storage: Literal["sqlite"] = Field(
+        "sqlite", description="What stores the events: sqlite, embedded in the data dir."
+    )
+    data_dir: Path = Field(
+        Path("kudurru-data"),
+        description="Folder of the embedded store; made if it is missing, used by one server only.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least level to log.")
+    log_format: Literal["auto", "console", "json"] = Field(
+        "auto", description="How to log: auto is console on a terminal and JSON lines elsewhere."
+    )
+    shutdown_grace_seconds: float = Field(
+        10.0, ge=0, description="After SIGTERM, how long running calls may take before they are cut."
+    )
+    tail_bytes: int = Field(
+        64 << 20, ge=1 << 20, description="Memory for the newest events, from which live subscribers are served."
+    )
+    max_pending_bytes: int = Field(
+        64 << 20, ge=1 << 20, description="Events waiting to be written; above it appends are RESOURCE_EXHAUSTED."
+    )
+    max_unapplied_bytes: int = Field(
+        256 << 20,
+        ge=64 << 20,
+        description="Memory for events not yet in the index; above it appends are RESOURCE_EXHAUSTED.",
+    )
+    max_event_type_bytes: int = Field(_LIMITS.event_type_bytes, ge=1, le=1024, description="Longest event type.")
+    max_tag_bytes: int = Field(_LIMITS.tag_bytes, ge=1, le=1024, description="Longest tag.")
+    max_tags_per_event: int = Field(_LIMITS.tags_per_event, ge=1, le=256, description="Most tags of an event.")
+    max_metadata_pairs: int = Field(
+        _LIMITS.metadata_pairs, ge=0, le=1024, description="Most metadata pairs of an event."
+    )
+    max_metadata_bytes: int = Field(_LIMITS.metadata_bytes, ge=0, le=1 << 20, description="Most metadata of an event.")
+    max_data_bytes: int = Field(_LIMITS.data_bytes, ge=0, le=2 << 20, description="Largest payload of an event.")
+    max_events_per_append: int = Field(
+        _LIMITS.events_per_append, ge=1, le=16384, description="Most events of an append."
+    )
+    max_append_bytes: int = Field(_LIMITS.append_bytes, ge=1, le=16 << 20, description="Largest append.")
+    max_conditions_per_append: int = Field(
+        _LIMITS.conditions_per_append, ge=1, le=256, description="Most conditions of an append."
+    )
+    max_query_items: int = Field(_LIMITS.query_items, ge=1, le=1024, description="Most items of a query.")
+    max_appends_per_message: int = Field(
+        _LIMITS.appends_per_message, ge=1, le=16384, description="Most appends in an AppendStream message."
+    )
+    max_message_bytes: int = Field(
+        _LIMITS.message_bytes, ge=1, le=16 << 20, description="Most bytes of events in an AppendStream message."
+    )
+
+    def limits(self) -> Limits:
+        """Return what a request may ask for."""
+        return Limits(
+            event_type_bytes=self.max_event_type_bytes,
+            tag_bytes=self.max_tag_bytes,
+            tags_per_event=self.max_tags_per_event,
+            metadata_pairs=self.max_metadata_pairs,
+            metadata_bytes=self.max_metadata_bytes,
+            data_bytes=self.max_data_bytes,
+            events_per_append=self.max_events_per_append,
+            append_bytes=self.max_append_bytes,
+            conditions_per_append=self.max_conditions_per_append,
+            query_items=self.max_query_items,
+            appends_per_message=self.max_appends_per_message,
+            message_bytes=self.max_message_bytes,
+        )

@@ -1,0 +1,1 @@
+"""Where events are kept: one contract (`interface`), and a package a backend."""
