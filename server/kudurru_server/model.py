@@ -65,6 +65,7 @@ class Append:
     """An event's `kudurru.v1.Event`, encoded, with its id."""
     conditions: tuple[Condition, ...]
     size_bytes: int
+    lowest_id: str
     newest_id_ticks: int
     """The latest time in a UUIDv7 among `ids`; 0 if there is none."""
     oldest_id_ticks: int

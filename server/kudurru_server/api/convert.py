@@ -17,11 +17,8 @@ _CURSOR = re.compile(r"[0-9]{30}")
 _IDS = re.compile(r"(?:[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12},)+")
 _ID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_SUSPICIOUS = (
-    re.compile(  # in labels joined by line feeds: a control character that separates nothing, or an empty part
-        r"[\x00-\x08\x0b-\x1f\x7f-\x9f]|[\t\n](?=[\t\n]|\Z)|\A(?=[\t\n]|\Z)"
-    )
-)
+_CONTROL_IN_LABELS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_EMPTY_PARTS = ("\t\t", "\t\n", "\n\t", "\n\n")
 _SMALL_BYTES = 256  # an encoded event up to here can break no limit but those of its type and tags
 
 
@@ -80,6 +77,7 @@ class Converter:
             encoded=encoded,
             conditions=conditions,
             size_bytes=size,
+            lowest_id=min(ids),
             newest_id_ticks=newest,
             oldest_id_ticks=oldest,
             fresh_ids=fresh,
@@ -100,13 +98,14 @@ class Converter:
         return ids, missing == len(ids)
 
     def _are_suspicious(self, labels: list[str], tags_in_all: int) -> bool:
-        text = "\n".join(labels)
+        text = "\n".join(["", *labels, ""])
         longest = max(map(len, labels)) * (1 if text.isascii() else 4)
         return (
             longest > min(self._limits.event_type_bytes, self._limits.tag_bytes)
             or text.count("\t") != tags_in_all
-            or text.count("\n") != len(labels) - 1
-            or _SUSPICIOUS.search(text) is not None
+            or text.count("\n") != len(labels) + 1
+            or any(empty in text for empty in _EMPTY_PARTS)
+            or _CONTROL_IN_LABELS.search(text) is not None
         )
 
     def _check_label(self, event: event_pb2.Event, index: int) -> None:

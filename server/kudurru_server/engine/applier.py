@@ -32,7 +32,7 @@ async def recover(storage: Storage, tail: Tail) -> None:
                 await storage.apply(pending)
                 left = Cursor(entry.ticks, position)
                 pending, size = [], 0
-    tail.begin(left)
+    tail.begin(left, await storage.highest_id())
     for entry in pending:
         tail.load(entry)
 

@@ -35,6 +35,8 @@ from kudurru_server.model import (
 from kudurru_server.storage.interface import Span, Storage
 
 AT_LEAST_SECONDS = 5.0
+PREPARERS = 4
+"""Questions to the store under way at once: the next ones need not wait for the way back of the last."""
 
 
 def system_ticks() -> int:
@@ -75,7 +77,7 @@ class Engine:
         """Recover, then run the node's tasks in `tasks`."""
         await recover(self._storage, self._tail)
         return [
-            tasks.create_task(self._commit.run_prepare()),
+            *(tasks.create_task(self._commit.run_prepare()) for _ in range(PREPARERS)),
             tasks.create_task(self._commit.run_commit()),
             tasks.create_task(run_applier(self._storage, self._tail)),
         ]
@@ -159,7 +161,7 @@ class Engine:
         Raises:
             NotFoundError: no recorded event has this id.
         """
-        position = self._tail.known([event_id]).get(event_id)
+        position = self._tail.known([event_id], event_id).get(event_id)
         if position is not None and position <= self.head.position:
             return self._tail.stored(position).frame
         found = await self._storage.find([event_id], self._tail.applied)

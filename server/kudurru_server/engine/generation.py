@@ -25,7 +25,7 @@ class Generation:
         self._ends: list[int] = [0]  # bytes of all frames up to each event
         self._labels: list[str] = []  # staged events have labels already
         self._ids: dict[str, int] = {}
-        self._highest_id = ""
+        self.highest_id = ""
         self._tags: Postings = {}
         self._types: Postings = {}
 
@@ -44,7 +44,7 @@ class Generation:
         first = self.first + len(self._labels)
         self._labels += labels
         self._ids.update(zip(ids, range(first, first + len(ids)), strict=True))
-        self._highest_id = max(self._highest_id, *ids)
+        self.highest_id = max(self.highest_id, *ids)
         tags, types = self._tags, self._types
         for position, label in enumerate(labels, first):
             event_type, *event_tags = label.split("\t")
@@ -77,7 +77,7 @@ class Generation:
 
     def known(self, ids: Sequence[str], lowest: str) -> dict[str, int]:
         """Return the positions of those of `ids`, the lowest of which is `lowest`, that are in here."""
-        if lowest > self._highest_id or self._ids.keys().isdisjoint(ids):
+        if lowest > self.highest_id or self._ids.keys().isdisjoint(ids):
             return {}
         return {event_id: self._ids[event_id] for event_id in ids if event_id in self._ids}
 

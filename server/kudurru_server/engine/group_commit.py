@@ -1,6 +1,6 @@
 """Group commit: appends that wait while an entry is written form the next one.
 
-One task prepares (asks the store about old ids and conditions), one task commits; each takes all that waits. A caller who
+Some tasks prepare (ask the store about old ids and conditions), one commits; each takes all that waits. A caller who
 leaves fails nobody: its append is dropped if it has not joined an entry, and recorded if it has.
 """
 
@@ -127,7 +127,7 @@ class GroupCommit:
         await self._idle.wait()
 
     async def run_prepare(self) -> None:
-        """Prepare appends, for ever."""
+        """Prepare appends, for ever; several such tasks may run."""
         while True:
             await self._prepare_wanted.wait()
             self._prepare_wanted.clear()

@@ -46,7 +46,7 @@ class Judge:
 
     def judge(self, append: Append, answers: Answers, entry: Entry) -> Verdict:
         """Give the verdict on `append`, and if it may be recorded add it to `entry` and stage it."""
-        known = self._tail.known(append.ids)
+        known = self._tail.known(append.ids, append.lowest_id)
         if known or answers.found:
             positions = {**{key: stored.position for key, stored in answers.found.items()}, **known}
             return self._repeated(append, positions, answers, entry)

@@ -4,12 +4,13 @@ Most appends need nothing: their ids are too young to be older than the tail, an
 others are answered together, one question to the store for all that wait.
 """
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from kudurru_server.engine.cursors import Cursors
 from kudurru_server.engine.tail import Tail
-from kudurru_server.errors import KudurruError
+from kudurru_server.errors import CursorOutOfRangeError, KudurruError
 from kudurru_server.model import TICKS_PER_SECOND, Append, Stored
 from kudurru_server.storage.interface import Check, Storage
 
@@ -51,8 +52,12 @@ class Lookups:
         )
 
     def _ids_may_be_old(self, append: Append) -> bool:
-        # An id is never recorded at a tick more than 60 s before its own time; so a younger one is not before the tail.
-        return not append.fresh_ids and append.oldest_id_ticks - ID_LEAD_TICKS <= self._tail.left.ticks
+        # Two proofs that an id is not before the tail: it is above all that are; or, since an id is never recorded at a
+        # tick more than 60 s before its own time, its time is too late. Neither trusts a clock.
+        tail = self._tail
+        if append.fresh_ids or append.oldest_id_ticks - ID_LEAD_TICKS > tail.left.ticks:
+            return False
+        return tail.left_highest_id is None or append.lowest_id <= tail.left_highest_id
 
     async def answer(self, appends: Sequence[Append]) -> list[Answers]:
         """Return answers that are enough now, though perhaps not any more when the tail has moved on.
@@ -61,30 +66,33 @@ class Lookups:
             StorageUnavailableError: the store could not be asked.
         """
         until = self._tail.applied
-        ids = [event_id for append in appends if self._ids_may_be_old(append) for event_id in append.ids]
-        found = await self._storage.find(ids, until) if ids else {}
-        answers = []
+        answers = [Answers(until) for _ in appends]
         checks: list[Check] = []
-        for append in appends:
-            answer = Answers(until)
-            if found:
-                answer.found = {event_id: found[event_id] for event_id in append.ids if event_id in found}
+        for append, answer in zip(appends, answers, strict=True):
             try:
                 afters = [
                     min(until, await self._cursors.position(condition.after, _field(index)))
                     for index, condition in enumerate(append.conditions)
                 ]
-                checks += (
-                    Check(condition.query, after) for condition, after in zip(append.conditions, afters, strict=True)
-                )
-            except KudurruError as error:
+            except CursorOutOfRangeError as error:
                 answer.refusal = error
-            answers.append(answer)
-        matches = iter(await self._storage.first_matches(checks, until) if checks else ())
+            else:
+                checks += map(Check, (condition.query for condition in append.conditions), afters)
+        ids = [event_id for append in appends if self._ids_may_be_old(append) for event_id in append.ids]
+        found, matches = await asyncio.gather(self._find(ids, until), self._first_matches(checks, until))
+        conflicts = iter(matches)
         for append, answer in zip(appends, answers, strict=True):
+            if found:
+                answer.found = {event_id: found[event_id] for event_id in append.ids if event_id in found}
             if answer.refusal is None:
-                answer.conflicts = [next(matches) for _ in append.conditions]
+                answer.conflicts = [next(conflicts) for _ in append.conditions]
         return answers
+
+    async def _find(self, ids: Sequence[str], until: int) -> dict[str, Stored]:
+        return await self._storage.find(ids, until) if ids else {}
+
+    async def _first_matches(self, checks: Sequence[Check], until: int) -> Sequence[Stored | None]:
+        return await self._storage.first_matches(checks, until) if checks else ()
 
 
 def _field(index: int) -> str:

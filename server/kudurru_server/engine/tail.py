@@ -23,6 +23,7 @@ class Tail:
     def __init__(self, budget_bytes: int) -> None:
         self.head = START
         self.left = START  # the last event before the tail
+        self.left_highest_id: str | None = ""  # no id before the tail is above it; None: not known
         self.applied = 0
         self._budget_bytes = budget_bytes
         self._generations = [Generation(1)]
@@ -40,9 +41,10 @@ class Tail:
         """About the memory of what is not applied yet."""
         return sum(generation.size_bytes for generation in self._generations if generation.last > self.applied)
 
-    def begin(self, left: Cursor) -> None:
-        """Start with an empty tail right after `left`, the last applied event."""
+    def begin(self, left: Cursor, highest_id: str | None) -> None:
+        """Start with an empty tail right after `left`, the last applied event; no applied id is above `highest_id`."""
         self.head = self.left = left
+        self.left_highest_id = highest_id
         self.applied = left.position
         self._generations = [Generation(left.position + 1)]
 
@@ -98,13 +100,14 @@ class Tail:
         while total > self._budget_bytes and len(self._generations) > 1 and self._generations[0].last <= self.applied:
             dropped = self._generations.pop(0)
             self.left = Cursor(dropped.entries[-1].ticks, dropped.last)
+            if self.left_highest_id is not None:
+                self.left_highest_id = max(self.left_highest_id, dropped.highest_id)
             total -= dropped.size_bytes
 
     # ── asking ──
 
-    def known(self, ids: Sequence[str]) -> dict[str, int]:
-        """Return the positions of those ids that are in the tail, staged ones included."""
-        lowest = min(ids)
+    def known(self, ids: Sequence[str], lowest: str) -> dict[str, int]:
+        """Return the positions of those ids, the lowest being `lowest`, that are in the tail, staged ones included."""
         found: dict[str, int] = {}
         for generation in self._generations:
             found.update(generation.known(ids, lowest))

@@ -77,6 +77,10 @@ class Storage(Protocol):
         """Return the watermark: the last position whose derived rows, and those before, are all durable."""
         ...
 
+    async def highest_id(self) -> str | None:
+        """Return an event id that no applied event's id is above ("" if none is applied), or None if that is not known."""
+        ...
+
     async def apply(self, entries: Sequence[Entry]) -> None:
         """Write the derived rows of `entries`, which begin right after the watermark, and move it to their last."""
         ...

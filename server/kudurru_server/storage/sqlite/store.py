@@ -11,6 +11,7 @@ import asyncio
 import fcntl
 import os
 import sqlite3
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing
@@ -24,7 +25,7 @@ from kudurru_server.model import MAX_POSITION, Batch, Cursor, Entry, Query, Quer
 from kudurru_server.storage import block
 from kudurru_server.storage.interface import Check, Span
 from kudurru_server.storage.sqlite.index import Index, tag_key, type_key
-from kudurru_server.storage.sqlite.log import Log
+from kudurru_server.storage.sqlite.log import Log, pack
 from kudurru_server.storage.sqlite.run import sync_folder
 
 _T = TypeVar("_T")
@@ -64,7 +65,7 @@ class SqliteStorage:
 
     async def put(self, entry: Entry) -> bool:
         """See `Storage`."""
-        written = await self._run(self._writer, self._log.write, entry)
+        written = await self._run(self._writer, self._log.write, entry, pack(entry))
         if written:
             self._unsaved_bytes += sum(map(len, entry.frames))
             if self._unsaved_bytes > _CHECKPOINT_BYTES:
@@ -78,6 +79,10 @@ class SqliteStorage:
     async def applied(self) -> int:
         """See `Storage`."""
         return self._index.applied
+
+    async def highest_id(self) -> str | None:
+        """See `Storage`."""
+        return max((str(uuid.UUID(bytes=run.header.highest_id)) for run in self._index.runs), default="")
 
     async def apply(self, entries: Sequence[Entry]) -> None:
         """See `Storage`."""

@@ -1,12 +1,13 @@
 """The names of all tags, in the order they are listed. Runs know tags by hash only; this is where their names are."""
 
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from kudurru_server.model import group_of
+from kudurru_server.storage.sqlite.run import Hashes
 
 _KNOWN_SLOTS = 1 << 18  # 2 MiB: enough that a store with 100 k live tags writes a name once
 
@@ -33,17 +34,17 @@ class TagNames:
         self._reader.close()
         self._writer.close()
 
-    def add(self, tags: Mapping[int, str]) -> None:
-        """Make the names durable; `tags` maps a tag's hash to the tag."""
-        hashes = np.fromiter(tags, dtype=np.uint64, count=len(tags))
+    def add(self, hashes: Hashes, tags: Sequence[bytes]) -> None:
+        """Make the names of tags durable; `hashes` are theirs, each once."""
         slots = hashes & np.uint64(_KNOWN_SLOTS - 1)
         new = self._known[slots] != hashes
         if not new.any():
             return
-        names = sorted((group_of(tag), tag) for tag in (tags[key] for key in hashes[new].tolist()))
+        names = [tags[index].decode() for index in np.flatnonzero(new).tolist()]
+        rows = sorted((group_of(tag), tag) for tag in names)
         self._writer.execute("BEGIN IMMEDIATE")
         try:
-            self._writer.executemany("INSERT OR IGNORE INTO tags VALUES (?, ?)", names)
+            self._writer.executemany("INSERT OR IGNORE INTO tags VALUES (?, ?)", rows)
             self._writer.execute("COMMIT")
         except sqlite3.Error:
             if self._writer.in_transaction:
