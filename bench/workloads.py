@@ -9,6 +9,7 @@ import grpc
 
 from bench import requests
 
+_EVENTS_TAG = 0x0A  # a message with events begins with field 1
 SERVICE = "/kudurru.v1.EventStoreService/"
 
 
@@ -49,7 +50,7 @@ async def _closed_loop(at_once: int, seconds: float, call: Callable[[], Awaitabl
 
 async def unary_appends(channel: grpc.aio.Channel, seconds: float, *, events: int, at_once: int) -> Result:
     """Conditional appends of `events` events, `at_once` calls in flight."""
-    append = channel.unary_unary(SERVICE + "Append")
+    append: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(SERVICE + "Append")
 
     async def call() -> int:
         await append(requests.append(events))
@@ -60,7 +61,8 @@ async def unary_appends(channel: grpc.aio.Channel, seconds: float, *, events: in
 
 async def packed_appends(channel: grpc.aio.Channel, seconds: float, *, appends: int, window: int) -> Result:
     """One-event conditional appends, `appends` to a message, `window` messages of one AppendStream in flight."""
-    stream = channel.stream_stream(SERVICE + "AppendStream")()
+    start: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(SERVICE + "AppendStream")
+    stream = start()
     result = Result()
     sent: asyncio.Queue[float] = asyncio.Queue(window)
     begin = time.perf_counter()
@@ -101,7 +103,8 @@ async def read_all(channel: grpc.aio.Channel, events: int) -> Result:
     """Read the whole store once, counting bytes."""
     begin = time.perf_counter()
     size = 0
-    async for message in channel.unary_stream(SERVICE + "Read")(b""):
+    read: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(SERVICE + "Read")
+    async for message in read(b""):
         size += len(message)
     result = Result(events=events, seconds=time.perf_counter() - begin)
     if not size:
@@ -111,7 +114,7 @@ async def read_all(channel: grpc.aio.Channel, events: int) -> Result:
 
 async def tag_reads(channel: grpc.aio.Channel, seconds: float, *, at_once: int) -> Result:
     """Read the events of one random tag."""
-    read = channel.unary_stream(SERVICE + "Read")
+    read: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(SERVICE + "Read")
     numbers = iter(range(1 << 60))
 
     async def call() -> int:
@@ -120,3 +123,34 @@ async def tag_reads(channel: grpc.aio.Channel, seconds: float, *, at_once: int) 
         return 1
 
     return await _closed_loop(at_once, seconds, call)
+
+
+async def live(channel: grpc.aio.Channel, seconds: float, *, subscribers: int) -> Result:
+    """Append one event every 10 ms; each subscriber's delivery counts, from before the append was sent."""
+    append: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(SERVICE + "Append")
+    subscribe: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(SERVICE + "Subscribe")
+    result = Result()
+    sent = [0.0]
+    appends = int(100 * seconds)
+
+    async def follow() -> None:
+        received = 0
+        async for message in subscribe(b""):
+            if message[0] == _EVENTS_TAG:
+                received += 1
+                result.events += 1
+                result.latencies.append(time.perf_counter() - sent[0])
+                if received == appends:
+                    return
+
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(subscribers):
+            tasks.create_task(follow())
+        await asyncio.sleep(0.5)
+        begin = time.perf_counter()
+        for number in range(appends):
+            await asyncio.sleep(max(0.0, begin + number / 100 - time.perf_counter()))
+            sent[0] = time.perf_counter()
+            await append(requests.append(1, conditional=False))
+    result.seconds = time.perf_counter() - begin
+    return result

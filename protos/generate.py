@@ -1,6 +1,6 @@
 """Make the stubs from the protos: the only way they are made.
 
-They are committed twice, byte for byte the same, inside the server and inside the SDK, so that neither imports the other.
+They are committed twice, byte for byte the same, in the server and in the SDK, so that neither imports the other.
 Imports are rewritten to be relative, because protoc's would name a top-level package `kudurru.v1`.
 
 Run `python protos/generate.py`, or with `--check` to fail when the committed stubs are stale.

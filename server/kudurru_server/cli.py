@@ -64,8 +64,8 @@ def _with_settings(command: Callable[[Settings], None]) -> Callable[..., None]:
 def _serve(settings: Settings) -> None:
     """Serve the event store until SIGTERM or Ctrl-C.
 
-    Without a flag it listens on 127.0.0.1:50051 and stores in ./kudurru-data. Every flag is also an environment variable;
-    flags win.
+    Without a flag it listens on 127.0.0.1:50051 and stores in ./kudurru-data. Every flag is also an environment
+    variable; flags win.
 
     [bold]Examples[/bold]
 

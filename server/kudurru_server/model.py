@@ -17,7 +17,7 @@ MAX_POSITION = 10**11 - 1
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """A place between events: right after the event `position` of `ticks`, or, with position 0, right before `ticks`."""
+    """A place between events: right after the event at `position`, or, with position 0, right before `ticks`."""
 
     ticks: int
     position: int

@@ -1,4 +1,4 @@
-"""AppendStream: messages are read ahead while earlier ones are decided; outcomes go out in order, what is ready together."""
+"""AppendStream: messages are read ahead while earlier ones are decided; outcomes go out in order, many together."""
 
 import asyncio
 from collections.abc import AsyncIterator

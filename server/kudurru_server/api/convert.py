@@ -1,6 +1,6 @@
 """From messages to values: every limit is checked here, before anything else happens.
 
-The common event is checked by a few expressions over a whole append; only what looks suspicious is looked at one by one.
+The common event is checked by a few expressions over a whole append; only the suspicious are looked at one by one.
 """
 
 import re

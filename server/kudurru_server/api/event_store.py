@@ -1,5 +1,7 @@
 """The EventStoreService, on an engine."""
 
+from contextlib import aclosing
+
 import grpc
 
 from kudurru_server._proto import event_store_service_pb2 as pb
@@ -58,25 +60,26 @@ class EventStoreApi:
         await self._reach(request.at_least, context)
         span, head = await self._engine.span(after, until, backwards=request.backwards)
         room = request.limit
-        async for batch in self._engine.read(query, span, request.limit):
-            room -= batch.count
-            full = bool(request.limit) and not room
-            if full and not request.backwards:
-                head = await self._engine.cursor_at(batch.reached)
-            if full or (batch.reached <= span.after + 1 if request.backwards else batch.reached >= span.until):
-                await context.write(batch.frames + pb.ReadResponse(head=str(head)).SerializeToString())
-                return
-            if batch.count:
-                await context.write(batch.frames)
+        async with aclosing(self._engine.read(query, span, request.limit)) as batches:
+            async for batch in batches:
+                room -= batch.count
+                full = bool(request.limit) and not room
+                if full and not request.backwards:
+                    head = await self._engine.cursor_at(batch.reached)
+                if full or (batch.reached <= span.after + 1 if request.backwards else batch.reached >= span.until):
+                    await context.write(batch.frames + pb.ReadResponse(head=str(head)).SerializeToString())
+                    return
+                if batch.count:
+                    await context.write(batch.frames)
         await context.write(pb.ReadResponse(head=str(head)).SerializeToString())
 
     async def _subscribe(self, request: pb.SubscribeRequest, context: Context) -> None:
         query = self._converter.query(request.query)
         after = None if request.from_now else convert.cursor(request.after, "after")
         heartbeat_seconds = _heartbeat(request)
-        messages = await self._engine.subscribe(query, after, heartbeat_seconds)
-        async for message in messages:
-            await context.write(message.frames if isinstance(message, Batch) else _news(message))
+        async with aclosing(await self._engine.subscribe(query, after, heartbeat_seconds)) as messages:
+            async for message in messages:
+                await context.write(message.frames if isinstance(message, Batch) else _news(message))
 
     async def _get_event(self, request: pb.GetEventRequest, context: Context) -> bytes:
         event_id = convert.event_id(request.event_id)

@@ -1,7 +1,7 @@
 """The verdict on one append: is it recorded already, may it be recorded, or why not.
 
-It is given against the recorded events and the batch-mates staged before it, in the order of the design: duplicates, the
-60 s rule, cursors, conditions. It looks at memory only; what is older comes as answers of `lookups`.
+It is given against the recorded events and the batch-mates staged before it, in this order: duplicates, the 60 s
+rule, cursors, conditions. It looks at memory only; what is older comes as answers of `lookups`.
 """
 
 from collections.abc import Callable

@@ -82,13 +82,9 @@ class Subscription:
                 if live:
                     live = False
                     yield FellBehind(await self._cursors.at(self._position))
-                async with aclosing(self._reader.history(self._query, Span(self._position, tail.start - 1))) as batches:
+                async with aclosing(self._history(due)) as batches:
                     async for batch in batches:
-                        self._position = batch.reached
-                        if batch.count:
-                            yield batch
-                        if self._closing() or time.monotonic() >= due:
-                            break
+                        yield batch
             elif self._position < tail.head.position:
                 batch = tail.shared_batch(self._query, Span(self._position, tail.head.position), BATCH_BYTES)
                 self._position = batch.reached
@@ -100,6 +96,16 @@ class Subscription:
             else:
                 await self._news(due - time.monotonic())
         raise ShuttingDownError
+
+    async def _history(self, due: float) -> AsyncGenerator[Batch]:
+        span = Span(self._position, self._tail.start - 1)
+        async with aclosing(self._reader.history(self._query, span)) as batches:
+            async for batch in batches:
+                self._position = batch.reached
+                if batch.count:
+                    yield batch
+                if self._closing() or time.monotonic() >= due:
+                    return
 
     async def _checkpoint(self) -> Checkpoint:
         head = self._tail.head

@@ -1,7 +1,8 @@
-"""The newest events in memory: a cache of the log that live subscriptions, recent conditions and retries are served from.
+"""The newest events in memory: a cache of the log that serves live subscriptions, recent conditions and retries.
 
 It always holds everything that is not applied yet, so between it and the derived rows there is no gap. It is bounded:
-applied generations are dropped, oldest first, when the budget is spent; those not applied are limited by refusing appends.
+applied generations are dropped, oldest first, when the budget is spent; appends are refused before the others are too
+many.
 """
 
 import asyncio

@@ -1,8 +1,8 @@
 """How a run of events is kept: frames ready to send, and beside them an index of what finding them needs.
 
-A block is two byte strings. `frames` is the events' frames, joined. The index is, little-endian: the number of events and
-of appends (u32 each), the length of each frame (u32), first position and count of each append (u64 each), each event id
-(16 bytes), and the labels, joined by line feeds (a label cannot contain one).
+A block is two byte strings. `frames` is the events' frames, joined. The index is, little-endian: the number of events
+and of appends (u32 each), the length of each frame (u32), first position and count of each append (u64 each), each
+event id (16 bytes), and the labels, joined by line feeds (a label cannot contain one).
 """
 
 import struct

@@ -2,16 +2,16 @@
 
 A store keeps one **log**, which decides, and **derived rows**, which only make finding quicker.
 
-Log. Entries follow each other without a hole: the first entry begins at position 1, each next one right after the last
-position of the one before, with ticks that are not lower. An entry is there whole or not at all. Once `put` has returned
-None, or `entries` or `history` has shown an entry, it stays for ever, byte for byte, through any crash.
+Log. Entries follow each other without a hole: the first entry begins at position 1, each next one right after the
+last position of the one before, with ticks that are not lower. An entry is there whole or not at all. Once `put` has
+returned True, or `entries` or `history` has shown an entry, it stays for ever, byte for byte, through any crash.
 
 Derived rows answer for the events up to the **applied** watermark and for no others. They are written by `apply`, in
 order, and may be written again. The watermark only grows, and never past the head.
 
-Every position that a caller passes as `until` is at most the applied watermark the store has reported; every answer is
-exact for the events up to it. Calls may run concurrently, except `put` and `apply`, which their one caller each makes one
-at a time. A cancelled call may still take effect. Driver errors never leave a store: they become
+Every position that a caller passes as `until` is at most the applied watermark the store has reported; every answer
+is exact for the events up to it. Calls may run concurrently, except `put` and `apply`, which their one caller each
+makes one at a time. A cancelled call may still take effect. Driver errors never leave a store: they become
 
 * `StorageFullError`: no space; the call wrote nothing,
 * `StorageUnavailableError`: it failed or did not answer; a write may or may not have taken effect.
@@ -78,7 +78,7 @@ class Storage(Protocol):
         ...
 
     async def highest_id(self) -> str | None:
-        """Return an event id that no applied event's id is above ("" if none is applied), or None if that is not known."""
+        """Return an id that no applied event's id is above ("" if none is applied), or None if that is not known."""
         ...
 
     async def apply(self, entries: Sequence[Entry]) -> None:

@@ -1,7 +1,7 @@
 """The derived rows of the embedded store: sorted runs, oldest first, and the rules that keep them few.
 
-`apply` makes a run of level 0; when eight neighbours have the same level, `merge_due` makes one run of the next level from
-them. Every position up to the watermark is in exactly one run.
+`apply` makes a run of level 0; when eight neighbours have the same level, `merge_due` makes one run of the next level
+from them. Every position up to the watermark is in exactly one run.
 """
 
 import sqlite3
@@ -165,7 +165,7 @@ class Index:
         return last
 
     def positions_of_ids(self, event_ids: Sequence[str]) -> list[int]:
-        """Return positions where the events with these ids may be; runs whose ids cannot include them are passed over."""
+        """Return positions where the events with these ids may be; runs that cannot hold them are passed over."""
         lowest, highest = _id_bytes(min(event_ids)), _id_bytes(max(event_ids))
         wanted = id_keys(event_ids)
         found: set[int] = set()

@@ -1,15 +1,15 @@
 """The commit log in a SQLite file: WAL with `synchronous=FULL`, so a commit is one fsync and survives a power cut.
 
-A row is a block of up to about 16 KiB of frames: packed rows scan several times faster than a row an event, and larger
-ones make reads by tag pay for bytes they do not want. An entry is the rows of one transaction.
+A row is a block of up to about 16 KiB of frames: packed rows scan several times faster than a row an event, and
+larger ones make reads by tag pay for bytes they do not want. An entry is the rows of one transaction.
 
-`write` and `reset_wal` belong to one thread, `checkpoint` to another, the reading functions to a third; each has its own
-connection.
+`write` and `reset_wal` belong to one thread, `checkpoint` to another, the reading functions to a third; each has its
+own connection.
 """
 
 import json
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from kudurru_server.errors import DataDirectoryError, StorageFullError, StorageUnavailableError
@@ -19,6 +19,7 @@ from kudurru_server.storage.interface import Span
 
 BLOCK_BYTES = 16 * 1024
 FORMAT = 1
+_OLDEST_SQLITE = (3, 38, 0)  # JSON functions are always there, and strict tables
 _APPLICATION_ID = 0x4B554455  # "KUDU", shown by file(1)
 _MMAP_BYTES = 2**40  # SQLite caps it at its own maximum; mapped pages double the speed of tag reads
 _SCHEMA = f"""
@@ -34,15 +35,6 @@ CREATE TABLE log (
 """
 
 
-def pack(entry: Entry) -> list[int | bytes]:
-    """Return the rows of `entry`, one after the other; in the event loop, which costs less than a thread's turn at it."""
-    values: list[int | bytes] = []
-    for piece in block.cut(entry, BLOCK_BYTES):
-        index, frames = block.pack_index(piece), b"".join(piece.frames)
-        values += (piece.first, len(piece.ids), piece.ticks, index, frames)
-    return values
-
-
 Block = tuple[int, int, bytes, bytes]
 """First position, ticks, index and frames."""
 
@@ -51,6 +43,8 @@ class Log:
     """The log file, opened for writing by this process alone."""
 
     def __init__(self, path: Path) -> None:
+        if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
+            raise DataDirectoryError(f"the embedded store needs SQLite 3.38, and Python has {sqlite3.sqlite_version}")
         self._path = path
         self._writer: sqlite3.Connection | None = None
         self._head = START
@@ -95,8 +89,12 @@ class Log:
         """The cursor of the last event, as far as the writer knows."""
         return self._head
 
-    def write(self, entry: Entry, values: Sequence[int | bytes]) -> bool:
-        """Record `entry`, packed as `values`, after the head and make it durable; False if its place is taken."""
+    def write(self, entry: Entry) -> bool:
+        """Record `entry` after the head and make it durable; False if its place is taken."""
+        values: list[int | bytes] = []
+        for piece in block.cut(entry, BLOCK_BYTES):
+            index, frames = block.pack_index(piece), b"".join(piece.frames)
+            values += (piece.first, len(piece.ids), piece.ticks, index, frames)
         # One statement is one transaction, and takes the interpreter lock once: three take twice as long under load.
         places = ", ".join(["(?, ?, ?, ?, ?)"] * (len(values) // 5))
         try:
@@ -127,13 +125,6 @@ class Log:
         """Let the WAL begin again at its start, unless a reader is in the way; quick right after `checkpoint`."""
         if self._writer is not None:
             self._writer.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
-
-    def block_at(self, position: int) -> Block:
-        """Return the block that holds `position`."""
-        row: Block = self._reader.execute(
-            "SELECT first, ticks, labels, frames FROM log WHERE first <= ? ORDER BY first DESC LIMIT 1", (position,)
-        ).fetchone()
-        return row
 
     def ticks_at(self, position: int) -> int:
         """Return the ticks of the event at `position`."""

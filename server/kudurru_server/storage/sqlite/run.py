@@ -1,11 +1,13 @@
 """A run: an immutable, sorted file that says at which positions a key occurs, for an unbroken range of positions.
 
-A key is the 64-bit hash of a tag, a type or an event id; who asks verifies a hit against the event. The file is a header,
-then all hashes in order (u64), then for each its position relative to the run's first (u32). It is written beside its name
-and renamed when it is durable, so a run is there whole or not at all, and the folder is the only catalogue.
+A key is the 64-bit hash of a tag, a type or an event id; who asks verifies a hit against the event. The file is a
+header, then all hashes in order (u64), then for each its position relative to the run's first (u32). It is written
+beside its name and renamed when it is durable, so a run is there whole or not at all, and the folder is the only
+catalogue.
 
-The idea is the log-structured merge tree's: writing a sorted run touches no page of older ones, so the cost of a row does
-not grow with the store as that of a B-tree does. Sorting and searching are numpy's, which leaves the interpreter to others.
+The idea is the log-structured merge tree's: writing a sorted run touches no page of older ones, so the cost of a row
+does not grow with the store as that of a B-tree does. Sorting and searching are numpy's, which leaves the interpreter
+to others.
 """
 
 import os

@@ -25,7 +25,7 @@ from kudurru_server.model import MAX_POSITION, Batch, Cursor, Entry, Query, Quer
 from kudurru_server.storage import block
 from kudurru_server.storage.interface import Check, Span
 from kudurru_server.storage.sqlite.index import Index, tag_key, type_key
-from kudurru_server.storage.sqlite.log import Log, pack
+from kudurru_server.storage.sqlite.log import Log
 from kudurru_server.storage.sqlite.run import sync_folder
 
 _T = TypeVar("_T")
@@ -65,7 +65,7 @@ class SqliteStorage:
 
     async def put(self, entry: Entry) -> bool:
         """See `Storage`."""
-        written = await self._run(self._writer, self._log.write, entry, pack(entry))
+        written = await self._run(self._writer, self._log.write, entry)
         if written:
             self._unsaved_bytes += sum(map(len, entry.frames))
             if self._unsaved_bytes > _CHECKPOINT_BYTES:
