@@ -11,7 +11,7 @@ from kudurru_server._proto import event_pb2
 from kudurru_server._proto import event_store_service_pb2 as pb
 from kudurru_server.api.event_ids import make_event_ids, uuid7_ticks
 from kudurru_server.errors import InvalidRequestError
-from kudurru_server.model import START, Append, Condition, Cursor, Limits, Query, QueryItem
+from kudurru_server.model import START, Append, Condition, Cursor, Limits, Query, QueryItem, group_of
 
 _CURSOR = re.compile(r"[0-9]{30}")
 _IDS = re.compile(r"(?:[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12},)+")
@@ -199,6 +199,18 @@ class Converter:
         if not _is_name(tag, self._limits.tag_bytes):
             raise InvalidRequestError("TAG_INVALID", f"the tag is not {_name(self._limits.tag_bytes)}")
         return tag
+
+    def page_token(self, token: str, group: str | None) -> str | None:
+        """Convert a page token of ListTags: the last tag of the page before.
+
+        Raises:
+            InvalidRequestError: it is none, or one of another group.
+        """
+        if not token:
+            return None
+        if not _is_name(token, self._limits.tag_bytes) or (group is not None and group_of(token) != group):
+            raise InvalidRequestError("PAGE_TOKEN_INVALID", "page_token was not made by this call")
+        return token
 
     def check_message(self, request: pb.AppendStreamRequest) -> None:
         """Check the size of a message of AppendStream.

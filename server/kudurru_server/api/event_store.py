@@ -106,8 +106,9 @@ class EventStoreApi:
             raise InvalidRequestError("FIELD_INVALID", f"page_size is above {_LARGEST_PAGE}", field="page_size")
         size = request.page_size or _DEFAULT_PAGE
         group = request.group if request.HasField("group") else None
+        after = self._converter.page_token(request.page_token, group)
         await self._reach(request.at_least, context)
-        tags = await self._engine.tags(group, request.page_token or None, size + 1)
+        tags = await self._engine.tags(group, after, size + 1)
         token = tags[size - 1] if len(tags) > size else ""
         return pb.ListTagsResponse(tags=tags[:size], next_page_token=token).SerializeToString()
 

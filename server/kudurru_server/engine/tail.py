@@ -16,6 +16,7 @@ from kudurru_server.storage.interface import Span
 
 GENERATION_EVENTS = 16_384
 GENERATION_BYTES = 16 << 20
+_SHARED_BATCHES = 16  # of at most about 1 MiB
 
 
 class Tail:
@@ -150,9 +151,12 @@ class Tail:
     def shared_batch(self, query: Query, span: Span, max_bytes: int) -> Batch:
         """Return what `batch` would, the same bytes to all subscribers who ask the same before the next entry."""
         key = (query, span)
-        if key not in self._shared:
-            self._shared[key] = self.batch(query, span, sys.maxsize, max_bytes)
-        return self._shared[key]
+        shared = self._shared.get(key)
+        if shared is None:
+            if len(self._shared) >= _SHARED_BATCHES:
+                self._shared.clear()
+            shared = self._shared[key] = self.batch(query, span, sys.maxsize, max_bytes)
+        return shared
 
     def _forwards(self, query: Query, span: Span, max_events: int, max_bytes: int) -> Batch:
         pieces: list[Batch] = []
