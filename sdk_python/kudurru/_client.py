@@ -144,12 +144,12 @@ class EventStore:
 
     @overload
     async def decide(
-        self, query: Query, decide: Decide[list[RecordedEvent]], *, attempts: int = 10
+        self, query: Query, decide: Decide[list[RecordedEvent]], *, attempts: int = 30
     ) -> Appended | None: ...
 
     @overload
     async def decide(
-        self, query: Query, decide: Decide[State], *, fold: Fold[State], initial: State, attempts: int = 10
+        self, query: Query, decide: Decide[State], *, fold: Fold[State], initial: State, attempts: int = 30
     ) -> Appended | None: ...
 
     async def decide(
@@ -159,7 +159,7 @@ class EventStore:
         *,
         fold: Fold[Any] = collect,
         initial: object = (),
-        attempts: int = 10,
+        attempts: int = 30,
     ) -> Appended | None:
         """Read what matches, let `decide` say what happens, and record it unless something matching has changed.
 
@@ -172,7 +172,7 @@ class EventStore:
                 It may be a coroutine function.
             fold: Takes a state and the next event, and returns the next state.
             initial: The state before the first event; each attempt begins with a copy.
-            attempts: How often to try.
+            attempts: How often to try; 30 is enough for some hundred tasks that decide about the same thing at once.
 
         Returns:
             Where the events were recorded, or None if there were none.

@@ -31,6 +31,9 @@ class Event:
         content_type: The media type of `data`; may be empty.
         metadata: Facts beside the payload, such as a correlation id.
         event_id: A UUID, unique in the whole store.
+
+    Raises:
+        ValueError: A tag is given twice, which happens to computed tags.
     """
 
     event_type: str
@@ -38,7 +41,7 @@ class Event:
     tags: tuple[str, ...]
     content_type: str
     metadata: Mapping[str, str] = field(hash=False)
-    event_id: str = field(compare=False)
+    event_id: str = field(compare=False, repr=False)
 
     def __init__(
         self,
@@ -53,7 +56,11 @@ class Event:
         put = object.__setattr__
         put(self, "event_type", event_type)
         put(self, "data", data)
-        put(self, "tags", strings(tags, "tags"))
+        names = strings(tags, "tags")
+        if len(set(names)) < len(names):
+            repeated = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"the tag {repeated!r} is given twice")
+        put(self, "tags", names)
         put(self, "content_type", content_type)
         put(self, "metadata", dict(metadata) if metadata else {})
         put(self, "event_id", event_id or new_event_id())
@@ -138,6 +145,18 @@ class RecordedEvent:
         """When it was recorded, in UTC; never goes back from one event to the next."""
         at = self._message.recorded_at
         return _EPOCH + timedelta(seconds=at.seconds, microseconds=at.nanos // 1000)
+
+    @property
+    def event(self) -> Event:
+        """The event without what the store gave it, with its id; compare it with the one you expect."""
+        return Event(
+            self.event_type,
+            self.data,
+            tags=self.tags,
+            content_type=self.content_type,
+            metadata=self.metadata,
+            event_id=self.event_id,
+        )
 
     def json(self) -> Any:  # noqa: ANN401 - whatever was put in
         """Return `data` decoded as JSON."""

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,18 @@ class Query:
         if not (item.event_types or item.tags):
             raise ValueError("a query needs a type or a tag; Query.all() means every event")
         return cls((item,))
+
+    @classmethod
+    def any(cls, queries: Iterable["Query"]) -> "Query":
+        """Events that match any of the queries, such as one for each product of an order.
+
+        Raises:
+            ValueError: There is no query.
+        """
+        joined = tuple(queries)
+        if not joined:
+            raise ValueError("nothing to match; Query.all() means every event")
+        return reduce(or_, joined)
 
     def __or__(self, other: "Query") -> "Query":
         return Query(self.items + other.items) if self.items and other.items else Query()

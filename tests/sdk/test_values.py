@@ -116,3 +116,22 @@ def test_no_type_of_grpc_or_protobuf_is_public() -> None:
         module = inspect.getmodule(getattr(kudurru, name))
         assert module is not None
         assert module.__name__.startswith("kudurru.")
+
+
+def test_a_repeated_tag_is_named_when_the_event_is_made() -> None:
+    with pytest.raises(ValueError, match="'name:ada' is given twice"):
+        Event("NameChanged", tags=["name:ada", "name:ada"])
+
+
+def test_a_recorded_event_gives_back_the_event_it_records() -> None:
+    event = Event.json("CourseDefined", {"seats": 1}, tags=["course:c1"], metadata={"by": "me"})
+    (record,) = recorded(event)
+    assert record.event == event
+    assert record.event.event_id == event.event_id
+
+
+def test_any_joins_computed_queries_and_refuses_none() -> None:
+    queries = [Query.of(tags=[f"product:{number}"]) for number in range(3)]
+    assert Query.any(queries) == queries[0] | queries[1] | queries[2]
+    with pytest.raises(ValueError, match="nothing to match"):
+        Query.any([])
