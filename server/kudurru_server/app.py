@@ -60,10 +60,14 @@ async def serve(settings: Settings) -> None:
             data_dir=str(settings.data_dir),
             head=engine.head.position,
         )
-        await stop.wait()
-        _logger.info("stopping", grace_seconds=settings.shutdown_grace_seconds)
-        await healthy.enter_graceful_shutdown()
-        await _stop(server, engine, settings.shutdown_grace_seconds)
+        grace_seconds = 0.0  # unless it ends because it was asked to
+        try:
+            await stop.wait()
+            grace_seconds = settings.shutdown_grace_seconds
+        finally:
+            _logger.info("stopping", grace_seconds=grace_seconds)
+            await healthy.enter_graceful_shutdown()
+            await _stop(server, engine, grace_seconds)
     _logger.info("stopped")
 
 

@@ -5,6 +5,7 @@ import inspect
 from collections.abc import Callable
 from typing import Annotated, Any
 
+import structlog
 import typer
 from pydantic import ValidationError
 from rich.console import Console
@@ -20,6 +21,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
 )
 
 
@@ -80,6 +82,9 @@ def _serve(settings: Settings) -> None:
         asyncio.run(serve(settings))
     except (DataDirectoryError, ListenError) as error:
         _fail(str(error), code=1)
+    except Exception as error:  # noqa: BLE001 - the last border: a broken promise ends the process, and the log says why
+        structlog.get_logger().critical("crashed", exc_info=error)
+        _fail("a fault of the server; the log says more", code=1)
 
 
 app.command("serve")(_with_settings(_serve))

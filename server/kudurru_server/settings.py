@@ -51,7 +51,7 @@ class Settings(BaseSettings):
     max_metadata_pairs: int = Field(
         _LIMITS.metadata_pairs, ge=0, le=1024, description="Most metadata pairs of an event."
     )
-    max_metadata_bytes: int = Field(_LIMITS.metadata_bytes, ge=0, le=1 << 20, description="Most metadata of an event.")
+    max_metadata_bytes: int = Field(_LIMITS.metadata_bytes, ge=0, le=1 << 18, description="Most metadata of an event.")
     max_data_bytes: int = Field(_LIMITS.data_bytes, ge=0, le=2 << 20, description="Largest payload of an event.")
     max_events_per_append: int = Field(
         _LIMITS.events_per_append, ge=1, le=16384, description="Most events of an append."

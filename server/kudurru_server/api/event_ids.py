@@ -13,10 +13,10 @@ _TICKS_PER_MILLISECOND = TICKS_PER_SECOND // 1000
 def make_event_ids(count: int) -> list[str]:
     """Return new ids of now, ascending."""
     milliseconds = f"{time.time_ns() // 1_000_000:012x}"
-    randoms = sorted(secrets.token_hex(10) for _ in range(count))
-    return [
+    randoms = (secrets.token_hex(10) for _ in range(count))
+    return sorted(
         f"{milliseconds[:8]}-{milliseconds[8:]}-7{r[1:4]}-{'89ab'[int(r[4], 16) & 3]}{r[5:8]}-{r[8:]}" for r in randoms
-    ]
+    )
 
 
 def uuid7_ticks(ids: Sequence[str]) -> tuple[int, int]:

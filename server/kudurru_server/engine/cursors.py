@@ -26,9 +26,10 @@ class Cursors:
             return tail.position_before(cursor.ticks) if cursor.ticks > tail.left.ticks else None
         if cursor.position > tail.head.position:
             raise CursorOutOfRangeError(field, cursor, tail.head)
-        if cursor.position < tail.start:
+        if cursor.position < tail.left.position:
             return None
-        return self._checked(cursor, field, tail.ticks_at(cursor.position))
+        at_border = cursor.position == tail.left.position
+        return self._checked(cursor, field, tail.left.ticks if at_border else tail.ticks_at(cursor.position))
 
     async def position(self, cursor: Cursor, field: str) -> int:
         """Return the position that `cursor` stands right after, with a look into the store if it is old.

@@ -88,6 +88,12 @@ class Engine:
         self._tail.wake()
         await self._commit.drain()
 
+    def abandon(self) -> None:
+        """Give up: a task of the node has failed, and nothing more can be decided."""
+        self.closing.set()
+        self._tail.wake()
+        self._commit.abandon()
+
     @property
     def head(self) -> Cursor:
         """The cursor of the last recorded event."""
@@ -143,13 +149,13 @@ class Engine:
         Raises:
             CursorOutOfRangeError: the cursor is not one of this store.
         """
-        position = self.head.position if after is None else await self._cursors.position(after, "after")
         subscription = Subscription(
             self._tail,
             self._reader,
             self._cursors,
             query,
-            position,
+            after=self.head if after is None else after,
+            position=self.head.position if after is None else await self._cursors.position(after, "after"),
             heartbeat_seconds=heartbeat_seconds,
             closing=self.closing.is_set,
         )
@@ -204,6 +210,9 @@ async def run_engine(
         try:
             yield engine
         finally:
-            await engine.drain()
+            if any(task.done() for task in running):
+                engine.abandon()
+            else:
+                await engine.drain()
             for task in running:
                 task.cancel()

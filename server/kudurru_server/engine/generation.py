@@ -85,7 +85,7 @@ class Generation:
         """Return a position above `after` whose event matches, staged ones included."""
         last = self.first + len(self._labels) - 1
         if not query.items:
-            return last if last > after else None
+            return last if last > max(after, self.first - 1) else None
         for item in query.items:
             for position in self._candidates(item, after, last, newest_first=True):
                 return position

@@ -81,6 +81,7 @@ class GroupCommit:
         self._prepare_wanted = asyncio.Event()
         self._commit_wanted = asyncio.Event()
         self._closing = False
+        self._open: set[_Submission] = set()
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -103,13 +104,15 @@ class GroupCommit:
         submission = _Submission(len(appends))
         for index, append in enumerate(appends):
             self._enqueue(_Waiting(append, submission, index))
+        self._open.add(submission)
         self._pending_bytes += size
         self._idle.clear()
         try:
             await submission.done
         finally:
+            self._open.discard(submission)
             self._pending_bytes -= size
-            if not self._pending_bytes:
+            if not self._open:
                 self._idle.set()
         return [outcome for outcome in submission.outcomes if outcome is not None]
 
@@ -125,6 +128,13 @@ class GroupCommit:
         """Refuse new appends, and wait until the outcome of every other one is known."""
         self._closing = True
         await self._idle.wait()
+
+    def abandon(self) -> None:
+        """End every append with an unknown outcome: what should decide them is gone."""
+        self._closing = True
+        for submission in self._open:
+            if not submission.done.done():
+                submission.done.set_exception(StorageUnavailableError("the node has failed"))
 
     async def run_prepare(self) -> None:
         """Prepare appends, for ever; several such tasks may run."""

@@ -18,7 +18,7 @@ from kudurru_server.errors import (
     InvalidRequestError,
     KudurruError,
 )
-from kudurru_server.model import Append, Appended, Cursor, Entry, Stored, parts
+from kudurru_server.model import Append, Appended, Condition, Cursor, Entry, Stored, parts
 
 SameContent = Callable[[bytes, bytes], bool]
 """Tells whether two encoded events mean the same: tags and metadata in any order."""
@@ -51,10 +51,7 @@ class Judge:
             positions = {**{key: stored.position for key, stored in answers.found.items()}, **known}
             return self._repeated(append, positions, answers, entry)
         if append.newest_id_ticks > entry.ticks + ID_LEAD_TICKS:
-            return Verdict(
-                InvalidRequestError("EVENT_ID_IN_FUTURE", "a UUIDv7 is more than 60 s ahead of the store's clock"),
-                depends_on_entry=False,
-            )
+            return Verdict(_in_future(append), depends_on_entry=False)
         if append.conditions:
             try:
                 verdict = self._conflict(append, answers, entry)
@@ -73,12 +70,9 @@ class Judge:
         if answers.refusal is not None:
             return Verdict(answers.refusal, depends_on_entry=False)
         tail = self._tail
-        for index, condition in enumerate(append.conditions):
-            field = f"conditions[{index}].after"
-            if condition.after.position == 0 and condition.after.ticks > entry.ticks:
-                raise CursorOutOfRangeError(field, condition.after, tail.head)
-            after = self._cursors.in_tail(condition.after, field)
-            position = tail.any_match(condition.query, tail.left.position if after is None else after)
+        afters = [self._after(condition, index, entry) for index, condition in enumerate(append.conditions)]
+        for index, (condition, after) in enumerate(zip(append.conditions, afters, strict=True)):
+            position = tail.any_match(condition.query, after)
             if position is not None:
                 event_id, label = self._staged_or_recorded(position, entry)
                 ticks = entry.ticks if position >= entry.first else tail.ticks_at(position)
@@ -91,6 +85,14 @@ class Judge:
                 cursor = Cursor(older.ticks, older.position)
                 return Verdict(_condition_failed(index, cursor, older.event_id, older.label), depends_on_entry=False)
         return None
+
+    def _after(self, condition: Condition, index: int, entry: Entry) -> int:
+        """Return the position that a condition begins after, or that of the tail if it is older."""
+        field = f"conditions[{index}].after"
+        if condition.after.position == 0 and condition.after.ticks > entry.ticks:
+            raise CursorOutOfRangeError(field, condition.after, self._tail.head)
+        after = self._cursors.in_tail(condition.after, field)
+        return self._tail.left.position if after is None else after
 
     def _staged_or_recorded(self, position: int, entry: Entry) -> tuple[str, str]:
         if position >= entry.first:
@@ -138,6 +140,15 @@ class Judge:
         if stored is None:
             raise AssertionError(f"nothing is known of position {position}")
         return event_of(stored.frame), stored.append_first, stored.append_count, stored.ticks
+
+
+def _in_future(append: Append) -> InvalidRequestError:
+    index = max((place for place, event_id in enumerate(append.ids) if event_id[14] == "7"), key=append.ids.__getitem__)
+    return InvalidRequestError(
+        "EVENT_ID_IN_FUTURE",
+        f"event {index}: its id is a UUIDv7 more than 60 s ahead of the store's clock",
+        event_index=index,
+    )
 
 
 def _condition_failed(index: int, cursor: Cursor, event_id: str, label: str) -> ConditionFailedError:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from kudurru_server.engine.cursors import Cursors
-from kudurru_server.engine.tail import Tail
+from kudurru_server.engine.tail import Border, Tail
 from kudurru_server.errors import CursorOutOfRangeError, KudurruError
 from kudurru_server.model import TICKS_PER_SECOND, Append, Stored
 from kudurru_server.storage.interface import Check, Storage
@@ -42,22 +42,14 @@ class Lookups:
 
     def enough(self, append: Append, answers: Answers) -> bool:
         """Tell whether the tail and these answers together say everything about the append."""
-        left = self._tail.left
+        border, left = self._tail.before, self._tail.left
         if answers.until >= left.position or answers.refusal is not None:
             return True
-        return not self._ids_may_be_old(append) and not any(
+        return not _may_hold(border, append) and not any(
             condition.after.position < left.position
             and not (condition.after.position == 0 and condition.after.ticks > left.ticks)
             for condition in append.conditions
         )
-
-    def _ids_may_be_old(self, append: Append) -> bool:
-        # Two proofs that an id is not before the tail: it is above all that are; or, since an id is never recorded at a
-        # tick more than 60 s before its own time, its time is too late. Neither trusts a clock.
-        tail = self._tail
-        if append.fresh_ids or append.oldest_id_ticks - ID_LEAD_TICKS > tail.left.ticks:
-            return False
-        return tail.left_highest_id is None or append.lowest_id <= tail.left_highest_id
 
     async def answer(self, appends: Sequence[Append]) -> list[Answers]:
         """Return answers that are enough now, though perhaps not any more when the tail has moved on.
@@ -65,7 +57,7 @@ class Lookups:
         Raises:
             StorageUnavailableError: the store could not be asked.
         """
-        until = self._tail.applied
+        until, border = self._tail.applied, self._tail.applied_border
         answers = [Answers(until) for _ in appends]
         checks: list[Check] = []
         for append, answer in zip(appends, answers, strict=True):
@@ -78,7 +70,8 @@ class Lookups:
                 answer.refusal = error
             else:
                 checks += map(Check, (condition.query for condition in append.conditions), afters)
-        ids = [event_id for append in appends if self._ids_may_be_old(append) for event_id in append.ids]
+        # Whatever was recorded up to `until` counts, also what the tail still holds: it may drop it before the verdict.
+        ids = [event_id for append in appends if _may_hold(border, append) for event_id in append.ids]
         found, matches = await asyncio.gather(self._find(ids, until), self._first_matches(checks, until))
         conflicts = iter(matches)
         for append, answer in zip(appends, answers, strict=True):
@@ -93,6 +86,17 @@ class Lookups:
 
     async def _first_matches(self, checks: Sequence[Check], until: int) -> Sequence[Stored | None]:
         return await self._storage.first_matches(checks, until) if checks else ()
+
+
+def _may_hold(border: Border, append: Append) -> bool:
+    """Tell whether an event up to `border` may have an id of the append.
+
+    Two proofs that none has: the append's ids are above all of theirs; or, since an id is never recorded at a tick more
+    than 60 s before its own time, its time is too late. Neither trusts a clock.
+    """
+    if append.fresh_ids or append.oldest_id_ticks - ID_LEAD_TICKS > border.cursor.ticks:
+        return False
+    return border.highest_id is None or append.lowest_id <= border.highest_id
 
 
 def _field(index: int) -> str:

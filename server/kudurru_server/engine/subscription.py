@@ -52,8 +52,9 @@ class Subscription:
         reader: Reader,
         cursors: Cursors,
         query: Query,
-        after: int,
         *,
+        after: Cursor,
+        position: int,
         heartbeat_seconds: float,
         closing: Callable[[], bool],
     ) -> None:
@@ -61,7 +62,10 @@ class Subscription:
         self._reader = reader
         self._cursors = cursors
         self._query = query
-        self._position = after
+        self._after = after
+        # None: it begins at a time that the store has not reached, and what comes before it is passed over.
+        later = after.position == 0 and after.ticks > tail.head.ticks
+        self._position = None if later else position
         self._heartbeat_seconds = heartbeat_seconds
         self._closing = closing
 
@@ -78,27 +82,32 @@ class Subscription:
             if time.monotonic() >= due:
                 yield await self._checkpoint()
                 due = time.monotonic() + self._heartbeat_seconds
-            elif self._position + 1 < tail.start:
+                continue
+            if self._position is None and self._after.ticks <= tail.head.ticks:
+                self._position = await self._cursors.position(self._after, "after")
+            position, head = self._position, tail.head.position
+            if position is None or position == head:
+                if live:
+                    await self._news(due - time.monotonic())
+                else:
+                    live = True
+                    yield CaughtUp(await self._cursor())
+            elif position + 1 < tail.start:
                 if live:
                     live = False
-                    yield FellBehind(await self._cursors.at(self._position))
-                async with aclosing(self._history(due)) as batches:
+                    yield FellBehind(await self._cursor())
+                async with aclosing(self._history(position, due)) as batches:
                     async for batch in batches:
                         yield batch
-            elif self._position < tail.head.position:
-                batch = tail.shared_batch(self._query, Span(self._position, tail.head.position), BATCH_BYTES)
+            else:
+                batch = tail.shared_batch(self._query, Span(position, head), BATCH_BYTES)
                 self._position = batch.reached
                 if batch.count:
                     yield batch
-            elif not live:
-                live = True
-                yield CaughtUp(await self._cursors.at(self._position))
-            else:
-                await self._news(due - time.monotonic())
         raise ShuttingDownError
 
-    async def _history(self, due: float) -> AsyncGenerator[Batch]:
-        span = Span(self._position, self._tail.start - 1)
+    async def _history(self, after: int, due: float) -> AsyncGenerator[Batch]:
+        span = Span(after, self._tail.start - 1)
         async with aclosing(self._reader.history(self._query, span)) as batches:
             async for batch in batches:
                 self._position = batch.reached
@@ -109,8 +118,11 @@ class Subscription:
 
     async def _checkpoint(self) -> Checkpoint:
         head = self._tail.head
-        cursor = await self._cursors.at(self._position)
-        return Checkpoint(cursor, head, head.position - self._position)
+        position = self._position
+        return Checkpoint(await self._cursor(), head, 0 if position is None else head.position - position)
+
+    async def _cursor(self) -> Cursor:
+        return self._after if self._position is None else await self._cursors.at(self._position)
 
     async def _news(self, timeout_seconds: float) -> None:
         try:

@@ -9,6 +9,7 @@ import asyncio
 import sys
 from bisect import bisect_left
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from kudurru_server.engine.generation import Generation
 from kudurru_server.model import START, Batch, Cursor, Entry, Query, Stored
@@ -19,19 +20,38 @@ GENERATION_BYTES = 16 << 20
 _SHARED_BATCHES = 16  # of at most about 1 MiB
 
 
+@dataclass(frozen=True, slots=True)
+class Border:
+    """The last of the older events, and what is known of all of them."""
+
+    cursor: Cursor
+    highest_id: str | None
+    """None of their ids is above it; None: not known."""
+
+    def after(self, generation: Generation) -> "Border":
+        """Return the border behind `generation`, which follows this one."""
+        highest_id = None if self.highest_id is None else max(self.highest_id, generation.highest_id)
+        return Border(Cursor(generation.entries[-1].ticks, generation.last), highest_id)
+
+
 class Tail:
     """The recorded events from `start` to `head`, and the ones staged behind them."""
 
     def __init__(self, budget_bytes: int) -> None:
         self.head = START
-        self.left = START  # the last event before the tail
-        self.left_highest_id: str | None = ""  # no id before the tail is above it; None: not known
+        self.before = Border(START, "")  # right before the tail
+        self.applied_border = Border(START, "")  # up to `applied`
         self.applied = 0
         self._budget_bytes = budget_bytes
         self._generations = [Generation(1)]
         self._news = asyncio.Event()
         self._shared: dict[tuple[Query, Span], Batch] = {}
         self.sealed = asyncio.Event()  # set when a generation waits to be applied
+
+    @property
+    def left(self) -> Cursor:
+        """The cursor of the last event before the tail."""
+        return self.before.cursor
 
     @property
     def start(self) -> int:
@@ -45,8 +65,8 @@ class Tail:
 
     def begin(self, left: Cursor, highest_id: str | None) -> None:
         """Start with an empty tail right after `left`, the last applied event; no applied id is above `highest_id`."""
-        self.head = self.left = left
-        self.left_highest_id = highest_id
+        self.head = left
+        self.before = self.applied_border = Border(left, highest_id)
         self.applied = left.position
         self._generations = [Generation(left.position + 1)]
 
@@ -96,14 +116,15 @@ class Tail:
         return None
 
     def mark_applied(self, position: int) -> None:
-        """Move the watermark, and drop what the budget has no room for."""
+        """Move the watermark to `position`, the end of a generation, and drop what the budget has no room for."""
+        for generation in self._generations[:-1]:
+            if self.applied < generation.last <= position:
+                self.applied_border = self.applied_border.after(generation)
         self.applied = position
         total = sum(generation.size_bytes for generation in self._generations)
         while total > self._budget_bytes and len(self._generations) > 1 and self._generations[0].last <= self.applied:
             dropped = self._generations.pop(0)
-            self.left = Cursor(dropped.entries[-1].ticks, dropped.last)
-            if self.left_highest_id is not None:
-                self.left_highest_id = max(self.left_highest_id, dropped.highest_id)
+            self.before = self.before.after(dropped)
             total -= dropped.size_bytes
 
     # ── asking ──

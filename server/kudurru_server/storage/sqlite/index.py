@@ -7,6 +7,7 @@ from them. Every position up to the watermark is in exactly one run.
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -49,25 +50,27 @@ def _id_bytes(event_id: str) -> bytes:
 class Index:
     """The runs of one data directory. `apply` and `merge` may run in threads of their own; `runs` is replaced whole."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, store_id: str) -> None:
         folder.mkdir(exist_ok=True)
         self._folder = folder
-        self.tag_names = TagNames(folder / "tags.sqlite3")
+        self.tag_names = TagNames(folder / "tags.sqlite3", store_id)
         self.runs: tuple[Run, ...] = ()
 
     def open(self, head: Cursor, ticks_at: dict[int, int]) -> None:
         """Open the runs that cover the log from its beginning without a gap; delete what is left over or not of it.
 
         Args:
-            head: the log's; runs beyond it belong to a log that is gone.
+            head: the log's; what is beyond it belongs to a log that is gone.
             ticks_at: the log's ticks at the last position of every run (as `last_positions` lists them).
         """
         for path in self._folder.glob("*.unfinished"):
             path.unlink()
         runs: list[Run] = []
+        if self.tag_names.covered > head.position:
+            self.tag_names.clear()
         for path, first, last in self._files():
             covered = runs[-1].last if runs else 0
-            if first == covered + 1 and last <= head.position:
+            if first == covered + 1 and last <= min(head.position, self.tag_names.covered):
                 try:
                     run = Run(path)
                 except ValueError:
@@ -113,15 +116,14 @@ class Index:
         counts = np.array([label.count("\t") + 1 for label in labels])
         is_type = np.zeros(len(keys), dtype=bool)
         is_type[np.cumsum(counts) - counts] = True
-        tag_places = np.flatnonzero(~is_type)
-        tags, first_places = np.unique(hashes[tag_places], return_index=True)
+        tags = set(compress(names, ~is_type))
         hashes[is_type] ^= np.uint64(_TYPE_SALT)
         numbers = np.arange(len(ids), dtype=np.uint32)
         header = RunHeader(
             first=entries[0].first,
             last=entries[-1].last,
             last_ticks=entries[-1].ticks,
-            rows=len(keys) + len(ids),
+            rows=0,
             level=0,
             lowest_id=_id_bytes(min(ids)),
             highest_id=_id_bytes(max(ids)),
@@ -129,7 +131,7 @@ class Index:
         hashes = np.concatenate([hashes, id_keys(ids)])
         offsets = np.concatenate([np.repeat(numbers, counts), numbers])
         try:
-            self.tag_names.add(tags, [names[place] for place in tag_places[first_places].tolist()])
+            self.tag_names.add(tags, header.last)
             return run_file.write(self._folder, header, hashes, offsets)
         except (OSError, sqlite3.Error) as error:
             raise StorageUnavailableError(f"the index cannot be written: {error}") from error

@@ -22,16 +22,17 @@ FORMAT = 1
 _OLDEST_SQLITE = (3, 38, 0)  # JSON functions are always there, and strict tables
 _APPLICATION_ID = 0x4B554455  # "KUDU", shown by file(1)
 _MMAP_BYTES = 2**40  # SQLite caps it at its own maximum; mapped pages double the speed of tag reads
-_SCHEMA = f"""
-PRAGMA application_id = {_APPLICATION_ID};
-PRAGMA user_version = {FORMAT};
+_PRAGMAS = f"PRAGMA application_id = {_APPLICATION_ID}; PRAGMA user_version = {FORMAT};"
+_SCHEMA = """
 CREATE TABLE log (
     first INTEGER PRIMARY KEY,
     count INTEGER NOT NULL,
     ticks INTEGER NOT NULL,
-    labels BLOB NOT NULL,
+    block_index BLOB NOT NULL,
     frames BLOB NOT NULL
 ) STRICT;
+CREATE TABLE store (id TEXT NOT NULL) STRICT;
+INSERT INTO store VALUES (lower(hex(randomblob(16))));
 """
 
 
@@ -75,7 +76,7 @@ class Log:
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA wal_autocheckpoint = 0")
         if connection.execute("PRAGMA user_version").fetchone() == (0,):
-            connection.executescript(f"BEGIN;{_SCHEMA}COMMIT;")
+            connection.executescript(f"BEGIN; {_SCHEMA} {_PRAGMAS} COMMIT;")
         if connection.execute("PRAGMA user_version").fetchone() != (FORMAT,):
             connection.close()
             raise DataDirectoryError(f"{self._path} is of a format this version does not know")
@@ -83,6 +84,12 @@ class Log:
         self._head = Cursor(ticks=row[1], position=row[0]) if row else START
         self._writer = connection
         return connection
+
+    @property
+    def store_id(self) -> str:
+        """A random name made with the log, by which what is derived from it knows it."""
+        row: tuple[str] = self._reader.execute("SELECT id FROM store").fetchone()
+        return row[0]
 
     @property
     def head(self) -> Cursor:
@@ -148,7 +155,7 @@ class Log:
         """Select the blocks with positions in `span`; those at its ends may hold others too. Close the cursor."""
         order = "DESC" if span.backwards else "ASC"
         return self._reader.execute(
-            "SELECT first, ticks, labels, frames FROM log WHERE first <= ?2"  # noqa: S608 - a constant of two
+            "SELECT first, ticks, block_index, frames FROM log WHERE first <= ?2"  # noqa: S608 - a constant of two
             f" AND first >= ifnull((SELECT max(first) FROM log WHERE first <= ?1), 1) ORDER BY first {order}",
             (span.after + 1, span.until),
         )
@@ -157,7 +164,7 @@ class Log:
         """Select the blocks that hold any of `positions`, in order (or in its reverse). Close the cursor."""
         order = "DESC" if backwards else "ASC"
         return self._reader.execute(
-            "SELECT first, ticks, labels, frames FROM log WHERE first IN"  # noqa: S608 - a constant of two
+            "SELECT first, ticks, block_index, frames FROM log WHERE first IN"  # noqa: S608 - a constant of two
             f" (SELECT (SELECT max(first) FROM log WHERE first <= value) FROM json_each(?)) ORDER BY first {order}",
             (json.dumps(list(positions)),),
         )

@@ -14,7 +14,7 @@ import os
 import struct
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -108,10 +108,14 @@ class Run:
 
 
 def write(folder: Path, header: RunHeader, hashes: Hashes, offsets: Offsets) -> Run:
-    """Sort the rows by hash (they come in order of position), write them durably, and open the run."""
-    order = np.argsort(hashes, kind="stable")
-    with _Writer(folder, header) as writer:
-        writer.rows(hashes[order], offsets[order])
+    """Sort the rows, drop repeated ones, write them durably, and open the run; `header.rows` is counted here."""
+    order = np.lexsort((offsets, hashes))
+    hashes, offsets = hashes[order], offsets[order]
+    new = np.ones(len(hashes), dtype=bool)  # kinds of keys may collide: a row must still be there once, and in order
+    new[1:] = (hashes[1:] != hashes[:-1]) | (offsets[1:] != offsets[:-1])
+    hashes, offsets = hashes[new], offsets[new]
+    with _Writer(folder, replace(header, rows=len(hashes))) as writer:
+        writer.rows(hashes, offsets)
     return Run(writer.path)
 
 

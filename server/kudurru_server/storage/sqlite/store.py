@@ -322,7 +322,7 @@ def _open(data_dir: Path) -> SqliteStorage:
     log = Log(data_dir / "log.sqlite3")
     sync_folder(data_dir)
     try:
-        index = Index(data_dir / "index")
+        index = Index(data_dir / "index", log.store_id)
     except (OSError, sqlite3.Error) as error:
         raise DataDirectoryError(f"cannot open {data_dir / 'index'}: {error}") from error
     index.open(log.head, {last: log.ticks_at(last) for last in index.last_positions() if last <= log.head.position})

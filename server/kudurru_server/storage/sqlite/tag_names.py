@@ -1,29 +1,38 @@
 """The names of all tags, in the order they are listed. Runs know tags by hash only; this is where their names are."""
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 import numpy as np
 
 from kudurru_server.model import group_of
-from kudurru_server.storage.sqlite.run import Hashes
 
 _KNOWN_SLOTS = 1 << 18  # 2 MiB: enough that a store with 100 k live tags writes a name once
 
 
 class TagNames:
-    """A SQLite file of tags; a name is written when its hash is not among those written lately."""
+    """A SQLite file of tags. It is written before the run that has them, so it covers at least what the runs do."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, store_id: str) -> None:
+        """Open the file; if it is not of this store, it is emptied."""
         self._writer = self._connect(path)
         self._writer.execute("PRAGMA journal_mode = WAL")
         self._writer.execute("PRAGMA synchronous = FULL")
         self._writer.execute(
             "CREATE TABLE IF NOT EXISTS tags (tag_group TEXT, tag TEXT, PRIMARY KEY (tag_group, tag)) WITHOUT ROWID"
         )
+        self._writer.execute("CREATE TABLE IF NOT EXISTS coverage (store_id TEXT, position INTEGER)")
         self._reader = self._connect(path)
-        self._known = np.zeros(_KNOWN_SLOTS, dtype=np.uint64)
+        self._store_id = store_id
+        self._known = np.zeros(_KNOWN_SLOTS, dtype=np.int64)
+        self.covered = 0
+        """The last position whose tags are all in here."""
+        row = self._writer.execute("SELECT position FROM coverage WHERE store_id = ?", (store_id,)).fetchone()
+        if row is None:
+            self.clear()
+        else:
+            self.covered = row[0]
 
     @staticmethod
     def _connect(path: Path) -> sqlite3.Connection:
@@ -34,23 +43,32 @@ class TagNames:
         self._reader.close()
         self._writer.close()
 
-    def add(self, hashes: Hashes, tags: Sequence[bytes]) -> None:
-        """Make the names of tags durable; `hashes` are theirs, each once."""
-        slots = hashes & np.uint64(_KNOWN_SLOTS - 1)
+    def clear(self) -> None:
+        """Forget every name."""
+        self._writer.executescript("BEGIN; DELETE FROM tags; DELETE FROM coverage; COMMIT;")
+        self._writer.execute("INSERT INTO coverage VALUES (?, 0)", (self._store_id,))
+        self.covered = 0
+
+    def add(self, tags: AbstractSet[bytes], last: int) -> None:
+        """Make the names durable; they are those of the events up to position `last` that are not covered yet."""
+        names = list(tags)
+        # Python's own hash of bytes, since its key is secret: nobody can choose a tag that hides another one.
+        hashes = np.fromiter(map(hash, names), dtype=np.int64, count=len(names))
+        slots = hashes & (_KNOWN_SLOTS - 1)
         new = self._known[slots] != hashes
-        if not new.any():
-            return
-        names = [tags[index].decode() for index in np.flatnonzero(new).tolist()]
-        rows = sorted((group_of(tag), tag) for tag in names)
+        added = [names[place].decode() for place in np.flatnonzero(new).tolist()]
         self._writer.execute("BEGIN IMMEDIATE")
         try:
+            rows = sorted((group_of(tag), tag) for tag in added)
             self._writer.executemany("INSERT OR IGNORE INTO tags VALUES (?, ?)", rows)
+            self._writer.execute("UPDATE coverage SET position = max(position, ?)", (last,))
             self._writer.execute("COMMIT")
         except sqlite3.Error:
             if self._writer.in_transaction:
                 self._writer.execute("ROLLBACK")
             raise
         self._known[slots[new]] = hashes[new]
+        self.covered = max(self.covered, last)
 
     def page(self, group: str | None, after: str | None, limit: int) -> list[str]:
         """Return up to `limit` tags after `after`, by group and then by tag; only those of `group` if given."""
