@@ -66,15 +66,16 @@ class ServerProcess:
             ServerNotServingError: it ended before, or did not serve in time.
         """
         deadline = self._started + START_SECONDS
-        while not self._stdout.read_bytes().endswith(b"\n"):
+        while not (serving := [line for line in self._complete_log() if line["event"] == "serving"]):
             if self.exit_code is not None or time.monotonic() > deadline:
                 raise ServerNotServingError(f"exit code {self.exit_code}: {self.stderr() or self._stdout.read_text()}")
             await asyncio.sleep(_POLL_SECONDS)
         self.start_seconds = time.monotonic() - self._started
-        first = self.log()[0]
-        if first["event"] != "serving":
-            raise ServerNotServingError(f"its first line is {first}")
-        self.address = first["listen"]
+        self.address = serving[-1]["listen"]
+
+    def _complete_log(self) -> list[dict[str, Any]]:
+        lines, _, _ = self._stdout.read_text().rpartition("\n")
+        return [json.loads(line) for line in lines.splitlines()]
 
     async def stop(self, number: int = signal.SIGTERM, timeout_seconds: float = EXIT_SECONDS) -> int:
         """Send a signal, wait for the end, and return the exit code.

@@ -6,6 +6,7 @@ Stop accepting → answer what runs → cut what is left → stop the background
 import asyncio
 import gc
 import signal
+import socket
 from contextlib import AsyncExitStack, suppress
 from typing import Any
 
@@ -16,12 +17,19 @@ from grpc_reflection.v1alpha import reflection
 
 from kudurru_server.api.convert import Converter, same_content
 from kudurru_server.api.event_store import SERVICE, EventStoreApi
+from kudurru_server.api.health import Health
 from kudurru_server.engine.engine import Engine, EngineOptions, run_engine
 from kudurru_server.settings import Settings
 from kudurru_server.storage.interface import Storage
 from kudurru_server.storage.sqlite.store import open_storage
 
 _logger = structlog.get_logger()
+
+
+_LEAST_RECEIVED_BYTES = 8 << 20  # queries have their own limits
+_LAST_PORT = 65535
+_LINGER_SECONDS = 0.2
+"""Between the last answer and the end: calls on their way are refused with a reason, where gRPC would cancel them."""
 
 
 class ListenError(Exception):
@@ -40,7 +48,10 @@ async def serve(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    server = make_server(settings)
     async with AsyncExitStack() as stack:
+        stack.push_async_callback(server.stop, 0)
+        address = bind(server, settings.listen)
         storage: Storage = await stack.enter_async_context(open_storage(settings.data_dir))
         options = EngineOptions(
             tail_bytes=settings.tail_bytes,
@@ -48,8 +59,7 @@ async def serve(settings: Settings) -> None:
             unapplied_bytes=settings.max_unapplied_bytes,
         )
         engine = await stack.enter_async_context(run_engine(storage, same_content, options))
-        server, healthy = build_server(engine, settings)
-        address = bind(server, settings.listen)
+        healthy = add_services(server, engine, settings)
         await server.start()
         await healthy.set("", health_pb2.HealthCheckResponse.SERVING)
         await healthy.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
@@ -71,20 +81,30 @@ async def serve(settings: Settings) -> None:
     _logger.info("stopped")
 
 
-def build_server(engine: Engine, settings: Settings) -> tuple[grpc.aio.Server, health.aio.HealthServicer]:
-    """Build a server with every service on it, not started."""
+def make_server(settings: Settings) -> grpc.aio.Server:
+    """Make a server without services."""
     options: list[tuple[str, Any]] = [
-        ("grpc.max_receive_message_length", 2 * max(settings.max_append_bytes, settings.max_message_bytes)),
+        (
+            "grpc.max_receive_message_length",
+            max(_LEAST_RECEIVED_BYTES, 2 * settings.max_append_bytes, 2 * settings.max_message_bytes),
+        ),
         ("grpc.so_reuseport", 0),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 5000),
+        # A burst waits for its turn: gRPC's own limits would cancel calls, which tells the caller nothing.
+        ("grpc.server.max_pending_requests", 1_000_000),
+        ("grpc.server.max_pending_requests_hard_limit", 1_000_000),
     ]
-    server = grpc.aio.server(options=options)
+    return grpc.aio.server(options=options)
+
+
+def add_services(server: grpc.aio.Server, engine: Engine, settings: Settings) -> Health:
+    """Add every service to a server that is not started; return the one that tells about them."""
     server.add_generic_rpc_handlers((EventStoreApi(engine, Converter(settings.limits())).handlers(),))
-    healthy = health.aio.HealthServicer()
+    healthy = Health(engine.closing)
     health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
     reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-    return server, healthy
+    return healthy
 
 
 def bind(server: grpc.aio.Server, listen: str) -> str:
@@ -93,16 +113,35 @@ def bind(server: grpc.aio.Server, listen: str) -> str:
     Raises:
         ListenError: it is in use, or not an address.
     """
+    path = listen.removeprefix("unix:")
+    if path != listen and _somebody_listens(path):
+        raise ListenError(f"cannot listen on {listen}: another process does")
+    port = "" if path != listen else listen.rpartition(":")[2]
+    if port and not (port.isdecimal() and int(port) <= _LAST_PORT):
+        raise ListenError(f"cannot listen on {listen}: {port} is not a port")
     try:
-        port = server.add_insecure_port(listen)
+        bound = server.add_insecure_port(listen)
     except RuntimeError as error:
         raise ListenError(f"cannot listen on {listen}: it is in use, or not an address of this machine") from error
-    return listen if listen.startswith("unix:") else f"{listen.rpartition(':')[0]}:{port}"
+    return f"{listen.removesuffix(port)}{bound}" if port else listen
+
+
+def _somebody_listens(path: str) -> bool:
+    # gRPC takes a socket file away from whoever listens on it, so it must be asked first.
+    with socket.socket(socket.AF_UNIX) as caller:
+        caller.settimeout(1)
+        try:
+            caller.connect(path)
+        except OSError:
+            return False
+        return True
 
 
 async def _stop(server: grpc.aio.Server, engine: Engine, grace_seconds: float) -> None:
-    async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(server.stop(grace_seconds))
-        with suppress(TimeoutError):
-            async with asyncio.timeout(grace_seconds):
-                await engine.drain()
+    loop = asyncio.get_running_loop()
+    end = loop.time() + grace_seconds
+    with suppress(TimeoutError):
+        async with asyncio.timeout_at(end):
+            await engine.drain()
+            await asyncio.sleep(_LINGER_SECONDS)
+    await server.stop(max(0.0, end - loop.time()))

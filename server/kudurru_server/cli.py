@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from kudurru_server.app import ListenError, serve
-from kudurru_server.errors import DataDirectoryError
+from kudurru_server.errors import DataDirectoryError, KudurruError
 from kudurru_server.logs import configure_logs
 from kudurru_server.settings import Settings
 
@@ -82,6 +82,8 @@ def _serve(settings: Settings) -> None:
         asyncio.run(serve(settings))
     except (DataDirectoryError, ListenError) as error:
         _fail(str(error), code=1)
+    except KudurruError as error:
+        _fail(f"cannot start on {settings.data_dir}: {error.message}", code=1)
     except Exception as error:  # noqa: BLE001 - the last border: a broken promise ends the process, and the log says why
         structlog.get_logger().critical("crashed", exc_info=error)
         _fail("a fault of the server; the log says more", code=1)

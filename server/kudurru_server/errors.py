@@ -38,7 +38,7 @@ class CursorOutOfRangeError(KudurruError):
     def __init__(self, field: str, cursor: object, head: object) -> None:
         super().__init__(
             "CURSOR_OUT_OF_RANGE",
-            f"{field} {cursor} is not a cursor of this store, whose head is {head or 'empty'}",
+            f"{field} {cursor} is not a cursor of this store, whose head is {str(head) or 'empty'}",
             field=field,
             head=head,
         )

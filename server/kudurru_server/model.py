@@ -4,8 +4,10 @@ Events travel in columns (parallel lists), never as an object each: a batch cost
 constructor call an event.
 """
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
 TICKS_PER_SECOND = 10_000_000
 UNIX_EPOCH_TICKS = 621_355_968_000_000_000
@@ -101,13 +103,20 @@ class Entry:
             ids=self.ids[start:stop],
             labels=self.labels[start:stop],
             frames=self.frames[start:stop],
-            appends=[append for append in self.appends if append[0] < end and first < sum(append)],
+            appends=self.appends[self._append_at(first) : self._append_at(end - 1) + 1],
         )
+
+    def append_of(self, position: int) -> tuple[int, int]:
+        """Return first position and count of the append that recorded `position`."""
+        return self.appends[self._append_at(position)]
+
+    def _append_at(self, position: int) -> int:
+        return bisect_right(self.appends, position, key=itemgetter(0)) - 1
 
     def stored(self, position: int) -> "Stored":
         """Return the event at `position` as a look-up finds it."""
         place = position - self.first
-        append_first, append_count = next(append for append in self.appends if append[0] <= position < sum(append))
+        append_first, append_count = self.append_of(position)
         return Stored(
             event_id=self.ids[place],
             position=position,

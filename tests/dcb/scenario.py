@@ -14,7 +14,7 @@ from typing import Concatenate, ParamSpec
 import kudurru
 from kudurru import Appended, Condition, Event, EventStore, KudurruError, RecordedEvent
 from kudurru_server.api.convert import same_content
-from kudurru_server.app import bind, build_server
+from kudurru_server.app import add_services, bind, make_server
 from kudurru_server.engine.engine import EngineOptions, run_engine
 from kudurru_server.settings import Settings
 from kudurru_server.storage.sqlite.store import open_storage
@@ -201,7 +201,8 @@ async def _server_in_this_process(folder: Path) -> AsyncIterator[str]:
         open_storage(folder / "data") as storage,
         run_engine(storage, same_content, EngineOptions()) as engine,
     ):
-        server, _ = build_server(engine, Settings(data_dir=folder))
+        server = make_server(Settings(data_dir=folder))
+        add_services(server, engine, Settings(data_dir=folder))
         address = bind(server, "127.0.0.1:0")
         await server.start()
         try:

@@ -48,11 +48,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_TOO_MANY_TAGS: _ErrorReason.ValueType  # 16
     """INVALID_ARGUMENT: an event or a query item has more tags than the limit."""
     ERROR_REASON_DATA_TOO_LARGE: _ErrorReason.ValueType  # 17
-    """INVALID_ARGUMENT: an event's data is larger than the limit."""
+    """INVALID_ARGUMENT: an event's data, or the whole event with fields unknown to the server, is larger than the limit."""
     ERROR_REASON_METADATA_TOO_LARGE: _ErrorReason.ValueType  # 18
     """INVALID_ARGUMENT: an event has more metadata pairs or bytes than the limit."""
     ERROR_REASON_CONTENT_TYPE_INVALID: _ErrorReason.ValueType  # 19
-    """INVALID_ARGUMENT: an event's content_type is longer than the limit, or has control characters."""
+    """INVALID_ARGUMENT: an event's content_type is longer than the limit."""
     ERROR_REASON_NO_EVENTS: _ErrorReason.ValueType  # 20
     """INVALID_ARGUMENT: an append without events."""
     ERROR_REASON_TOO_MANY_EVENTS: _ErrorReason.ValueType  # 21
@@ -123,11 +123,11 @@ ERROR_REASON_TAG_REPEATED: ErrorReason.ValueType  # 15
 ERROR_REASON_TOO_MANY_TAGS: ErrorReason.ValueType  # 16
 """INVALID_ARGUMENT: an event or a query item has more tags than the limit."""
 ERROR_REASON_DATA_TOO_LARGE: ErrorReason.ValueType  # 17
-"""INVALID_ARGUMENT: an event's data is larger than the limit."""
+"""INVALID_ARGUMENT: an event's data, or the whole event with fields unknown to the server, is larger than the limit."""
 ERROR_REASON_METADATA_TOO_LARGE: ErrorReason.ValueType  # 18
 """INVALID_ARGUMENT: an event has more metadata pairs or bytes than the limit."""
 ERROR_REASON_CONTENT_TYPE_INVALID: ErrorReason.ValueType  # 19
-"""INVALID_ARGUMENT: an event's content_type is longer than the limit, or has control characters."""
+"""INVALID_ARGUMENT: an event's content_type is longer than the limit."""
 ERROR_REASON_NO_EVENTS: ErrorReason.ValueType  # 20
 """INVALID_ARGUMENT: an append without events."""
 ERROR_REASON_TOO_MANY_EVENTS: ErrorReason.ValueType  # 21

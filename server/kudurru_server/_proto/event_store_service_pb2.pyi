@@ -570,13 +570,13 @@ class GetTagResponse(_message.Message):
     LAST_SORTABLE_UNIQUE_ID_FIELD_NUMBER: _builtins.int
     COUNT_FIELD_NUMBER: _builtins.int
     exists: _builtins.bool
-    """True if at least one event has the tag; otherwise the other fields are unset."""
+    """True if at least one event has the tag; otherwise no other field but count is set."""
     first_sortable_unique_id: _builtins.str
     """The first event with the tag."""
     last_sortable_unique_id: _builtins.str
     """The last event with the tag."""
     count: _builtins.int
-    """How many events have the tag; unset unless asked for."""
+    """How many events have the tag (0 if none has); unset unless asked for."""
     def __init__(
         self,
         *,

@@ -13,41 +13,39 @@ from kudurru_server.engine.judge import Outcome
 from kudurru_server.errors import InvalidRequestError, KudurruError, ShuttingDownError
 from kudurru_server.model import Append
 
-_AHEAD = 8  # messages of a stream that are decided at once; more would only move the queue into the server
+_AHEAD = 8  # messages of a stream whose outcomes are not sent; more would only move the queue into the server
 _RESPONSE_BYTES = 1 << 20
 
-_Decided = asyncio.Task[list[pb.AppendOutcome]]
+_Message = asyncio.Task[list[pb.AppendOutcome]]
 
 
 class AppendStream:
-    """Serves the streams of one engine."""
+    """One stream."""
 
-    def __init__(self, engine: Engine, converter: Converter) -> None:
+    def __init__(self, engine: Engine, converter: Converter, context: Context) -> None:
         self._engine = engine
         self._converter = converter
+        self._context = context
+        self._places = asyncio.Semaphore(_AHEAD)
+        self._messages: asyncio.Queue[_Message | KudurruError | None] = asyncio.Queue()
+        """Messages in order, each with a place; last, why the stream ends (None: the client has said all)."""
 
-    async def serve(self, requests: AsyncIterator[bytes], context: Context) -> None:
-        """Serve one stream until the client ends it, a message breaks a limit, or the server shuts down.
+    async def serve(self, requests: AsyncIterator[bytes]) -> None:
+        """Serve until the client ends the stream, a message breaks a limit, or the server shuts down.
 
         Raises:
             InvalidRequestError: a message breaks a limit; everything before it is answered.
-            ShuttingDownError: messages that are not answered had no effect, or an unknown one.
+            ShuttingDownError: everything the server has taken in is answered; the rest had no effect.
         """
-        decided: asyncio.Queue[_Decided | KudurruError | None] = asyncio.Queue(_AHEAD)
         async with asyncio.TaskGroup() as tasks:
-            reading = tasks.create_task(self._receive(requests, decided, tasks))
-            closing = tasks.create_task(self._end_on_shutdown(reading, decided))
-            end = await self._send(decided, context)
+            reading = tasks.create_task(self._receive(requests, tasks))
+            closing = tasks.create_task(self._end_on_shutdown(reading))
+            end = await self._send()
             closing.cancel()
         if end is not None:
             raise end
 
-    async def _receive(
-        self,
-        requests: AsyncIterator[bytes],
-        decided: asyncio.Queue[_Decided | KudurruError | None],
-        tasks: asyncio.TaskGroup,
-    ) -> None:
+    async def _receive(self, requests: AsyncIterator[bytes], tasks: asyncio.TaskGroup) -> None:
         end: KudurruError | None = None
         try:
             async for data in requests:
@@ -55,10 +53,16 @@ class AppendStream:
                 self._converter.check_message(request)
                 appends, outcomes = self._convert(request)
                 self._converter.check_message_bytes(list(appends.values()))
-                await decided.put(tasks.create_task(self._decide(appends, outcomes)))
+                await self._places.acquire()
+                self._messages.put_nowait(tasks.create_task(self._decide(appends, outcomes)))
         except InvalidRequestError as error:
             end = error
-        await decided.put(end)
+        self._messages.put_nowait(end)
+
+    async def _end_on_shutdown(self, reading: asyncio.Task[None]) -> None:
+        await self._engine.closing.wait()
+        reading.cancel()
+        self._messages.put_nowait(ShuttingDownError())
 
     def _convert(self, request: pb.AppendStreamRequest) -> tuple[dict[int, Append], list[Outcome | None]]:
         """Return the appends that keep the limits, by their place, and the refusals of the others at theirs."""
@@ -82,41 +86,35 @@ class AppendStream:
             to_outcome(appends.get(place), outcome) for place, outcome in enumerate(outcomes) if outcome is not None
         ]
 
-    async def _end_on_shutdown(
-        self, reading: asyncio.Task[None], decided: asyncio.Queue[_Decided | KudurruError | None]
-    ) -> None:
-        await self._engine.closing.wait()
-        reading.cancel()
-        await decided.put(ShuttingDownError())
-
-    async def _send(
-        self, decided: asyncio.Queue[_Decided | KudurruError | None], context: Context
-    ) -> KudurruError | None:
-        """Send outcomes until the end of the queue; return why it ended."""
+    async def _send(self) -> KudurruError | None:
+        """Send outcomes until the stream ends; return why it does."""
         while True:
-            following = await decided.get()
+            message = await self._messages.get()
             outcomes: list[pb.AppendOutcome] = []
-            while isinstance(following, asyncio.Task):
-                outcomes += await following
-                if decided.empty():
+            taken = 0
+            while isinstance(message, asyncio.Task):
+                outcomes += await message
+                taken += 1
+                if self._messages.empty():
                     break
-                following = decided.get_nowait()
-                if isinstance(following, asyncio.Task) and not following.done():
-                    await self._write(outcomes, context)
+                message = self._messages.get_nowait()
+                if isinstance(message, asyncio.Task) and not message.done():
+                    await self._write(outcomes)
                     outcomes = []
-            await self._write(outcomes, context)
-            if not isinstance(following, asyncio.Task):
-                return following
+            await self._write(outcomes)
+            for _ in range(taken):
+                self._places.release()
+            if not isinstance(message, asyncio.Task):
+                return message
 
-    @staticmethod
-    async def _write(outcomes: list[pb.AppendOutcome], context: Context) -> None:
-        message = pb.AppendStreamResponse()
+    async def _write(self, outcomes: list[pb.AppendOutcome]) -> None:
+        response = pb.AppendStreamResponse()
         size = 0
         for outcome in outcomes:
-            message.outcomes.append(outcome)
+            response.outcomes.append(outcome)
             size += outcome.ByteSize()
             if size >= _RESPONSE_BYTES:
-                await context.write(message.SerializeToString())
-                message, size = pb.AppendStreamResponse(), 0
-        if message.outcomes:
-            await context.write(message.SerializeToString())
+                await self._context.write(response.SerializeToString())
+                response, size = pb.AppendStreamResponse(), 0
+        if response.outcomes:
+            await self._context.write(response.SerializeToString())

@@ -19,7 +19,10 @@ _ID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _CONTROL_IN_LABELS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _EMPTY_PARTS = ("\t\t", "\t\n", "\n\t", "\n\n")
-_SMALL_BYTES = 256  # an encoded event up to here can break no limit but those of its type and tags
+_ID_CHARACTERS = 37  # with the comma behind it
+_SMALL_BYTES = 256  # an encoded event up to here breaks no usual limit but those of its type and tags
+_PAIR_BYTES = 5  # the least that a further metadata pair takes
+_FIELD_BYTES = 16  # more than the tag and length of a field
 
 
 def same_content(one: bytes, other: bytes) -> bool:
@@ -35,6 +38,15 @@ class Converter:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
+        sized = (limits.data_bytes, limits.metadata_bytes, limits.content_type_bytes)
+        self._small_bytes = min(_SMALL_BYTES, _PAIR_BYTES * limits.metadata_pairs, *sized)
+        self._largest_bytes = (
+            sum(sized)
+            + limits.event_type_bytes
+            + limits.tags_per_event * (limits.tag_bytes + _FIELD_BYTES)
+            + limits.metadata_pairs * 3 * _FIELD_BYTES
+            + 8 * _FIELD_BYTES
+        )
 
     def append(self, request: pb.AppendRequest) -> Append:
         """Convert an append.
@@ -58,12 +70,12 @@ class Converter:
             labels.append("\t".join(names))
             tags = len(names) - 1
             tags_in_all += tags
-            if tags > 1 and (tags > limits.tags_per_event or len(set(names[1:])) < tags):
+            if tags > limits.tags_per_event or (tags > 1 and len(set(names[1:])) < tags):
                 suspicious = True
             data = event.SerializeToString()
             encoded.append(data)
-            if len(data) > _SMALL_BYTES:
-                self._check_sizes(event, index)
+            if len(data) > self._small_bytes:
+                self._check_sizes(event, index, len(data))
         if suspicious or self._are_suspicious(labels, tags_in_all):
             for index, event in enumerate(events):
                 self._check_label(event, index)
@@ -76,7 +88,7 @@ class Converter:
             labels=labels,
             encoded=encoded,
             conditions=conditions,
-            size_bytes=size,
+            size_bytes=size + sum(condition.ByteSize() for condition in request.conditions),
             lowest_id=min(ids),
             newest_id_ticks=newest,
             oldest_id_ticks=oldest,
@@ -86,12 +98,14 @@ class Converter:
     def _ids(self, events: Sequence[event_pb2.Event]) -> tuple[list[str], bool]:
         ids = [event.event_id for event in events]
         missing = ids.count("")
-        if missing or not _IDS.fullmatch(",".join(ids) + ","):
+        text = ",".join(ids)
+        if missing or len(text) != _ID_CHARACTERS * len(ids) - 1 or not _IDS.fullmatch(text + ","):
             made = iter(make_event_ids(missing))
             for index, event in enumerate(events):
                 ids[index] = event.event_id = _event_id(event.event_id, index) if event.event_id else next(made)
         if len(set(ids)) < len(ids):
-            index = next(index for index, event_id in enumerate(ids) if event_id in ids[:index])
+            places = {event_id: place for place, event_id in reversed(list(enumerate(ids)))}
+            index = next(place for place, event_id in enumerate(ids) if places[event_id] != place)
             raise InvalidRequestError(
                 "EVENT_ID_REPEATED", f"event {index} has the id of an earlier one", event_index=index
             )
@@ -123,7 +137,7 @@ class Converter:
         if len(set(tags)) < len(tags):
             raise InvalidRequestError("TAG_REPEATED", f"event {index} has a tag twice", **where)
 
-    def _check_sizes(self, event: event_pb2.Event, index: int) -> None:
+    def _check_sizes(self, event: event_pb2.Event, index: int, size_bytes: int) -> None:
         limits = self._limits
         if len(event.data) > limits.data_bytes:
             raise _too(
@@ -146,6 +160,10 @@ class Converter:
                 len(event.metadata),
                 limits.metadata_pairs,
                 event_index=index,
+            )
+        if size_bytes > self._largest_bytes:
+            raise _too(  # fields that this version does not know are kept, but they have no limit of their own
+                "DATA_TOO_LARGE", f"bytes of event {index}", size_bytes, self._largest_bytes, event_index=index
             )
         size = sum(len(key.encode()) + len(value.encode()) for key, value in event.metadata.items())
         if size > limits.metadata_bytes:

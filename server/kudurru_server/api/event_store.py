@@ -1,6 +1,8 @@
 """The EventStoreService, on an engine."""
 
+from collections.abc import AsyncIterator
 from contextlib import aclosing
+from itertools import accumulate, takewhile
 
 import grpc
 
@@ -20,6 +22,7 @@ _DEFAULT_HEARTBEAT_SECONDS = 5.0
 _SHORTEST_HEARTBEAT_SECONDS = 0.01
 _DEFAULT_PAGE = 1000
 _LARGEST_PAGE = 10_000
+_PAGE_BYTES = 1 << 20
 
 
 class EventStoreApi:
@@ -28,7 +31,6 @@ class EventStoreApi:
     def __init__(self, engine: Engine, converter: Converter) -> None:
         self._engine = engine
         self._converter = converter
-        self._append_stream = AppendStream(engine, converter)
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """Return the handlers of all methods."""
@@ -36,7 +38,7 @@ class EventStoreApi:
             SERVICE,
             {
                 "Append": rpc.unary(pb.AppendRequest, self._append),
-                "AppendStream": rpc.both_streams("AppendStream", self._append_stream.serve),
+                "AppendStream": rpc.both_streams("AppendStream", self._append_stream),
                 "Read": rpc.server_stream(pb.ReadRequest, self._read),
                 "Subscribe": rpc.server_stream(pb.SubscribeRequest, self._subscribe),
                 "GetEvent": rpc.unary(pb.GetEventRequest, self._get_event),
@@ -52,6 +54,9 @@ class EventStoreApi:
         if isinstance(outcome, KudurruError):
             raise outcome
         return to_response(append, outcome).SerializeToString()
+
+    async def _append_stream(self, requests: AsyncIterator[bytes], context: Context) -> None:
+        await AppendStream(self._engine, self._converter, context).serve(requests)
 
     async def _read(self, request: pb.ReadRequest, context: Context) -> None:
         query = self._converter.query(request.query)
@@ -109,12 +114,17 @@ class EventStoreApi:
         after = self._converter.page_token(request.page_token, group)
         await self._reach(request.at_least, context)
         tags = await self._engine.tags(group, after, size + 1)
-        token = tags[size - 1] if len(tags) > size else ""
-        return pb.ListTagsResponse(tags=tags[:size], next_page_token=token).SerializeToString()
+        fitting = sum(1 for _ in takewhile(_fits, accumulate(len(tag.encode()) for tag in tags[:size])))
+        token = tags[fitting - 1] if len(tags) > fitting else ""
+        return pb.ListTagsResponse(tags=tags[:fitting], next_page_token=token).SerializeToString()
 
     async def _reach(self, at_least: str, context: Context) -> None:
         if at_least:
             await self._engine.reach(convert.cursor(at_least, "at_least"), context.time_remaining())
+
+
+def _fits(size_bytes: int) -> bool:
+    return size_bytes <= _PAGE_BYTES
 
 
 def _heartbeat(request: pb.SubscribeRequest) -> float:

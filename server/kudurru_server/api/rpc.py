@@ -35,6 +35,8 @@ def parse(kind: type[_Request], data: bytes) -> _Request:
 async def _failed(context: Context, error: Exception, method: str) -> None:
     if isinstance(error, KudurruError):
         await abort(context, error)
+    if context.done() or isinstance(error, grpc.aio.InternalError):
+        return  # the caller has left, and what was written to it failed for that
     _logger.error("call_failed", method=method, exc_info=error)
     await abort(context, KudurruError("INTERNAL", "a fault of the server; its log says more"))
 

@@ -16,22 +16,35 @@ _RETRY_SECONDS = 1.0
 _logger = structlog.get_logger()
 
 
-async def recover(storage: Storage, tail: Tail) -> None:
-    """Apply what a crash left behind, and load the rest of the log into the tail."""
-    applied = await storage.applied()
-    left = Cursor(await storage.ticks_at(applied), applied) if applied else START
+async def recover(storage: Storage, tail: Tail, unapplied_limit_bytes: int) -> None:
+    """Apply what a crash left behind, and load the rest of the log into the tail.
+
+    Raises:
+        StorageUnavailableError: the log cannot be read; or the derived rows cannot be written, and what they lack is
+            more than the tail may hold.
+    """
+    position = await storage.applied()
+    left = Cursor(await storage.ticks_at(position), position) if position else START
     pending: list[Entry] = []
     size = 0
-    position = applied
+    failure: KudurruError | None = None
     while entries := await storage.entries(position):
         for entry in entries:
             pending.append(entry)
             size += sum(map(len, entry.frames))
             position = entry.last
-            if position - left.position >= GENERATION_EVENTS or size >= GENERATION_BYTES:
-                await storage.apply(pending)
+            complete = position - left.position >= GENERATION_EVENTS or size >= GENERATION_BYTES
+            if complete and failure is None:
+                try:
+                    await storage.apply(pending)
+                except KudurruError as error:
+                    failure = error
+                    _logger.warning("apply_failed", reason=error.reason, error=error.message)
+                    continue
                 left = Cursor(entry.ticks, position)
                 pending, size = [], 0
+            if failure is not None and size > unapplied_limit_bytes:
+                raise failure
     tail.begin(left, await storage.highest_id())
     for entry in pending:
         tail.load(entry)

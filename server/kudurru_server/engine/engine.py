@@ -59,6 +59,7 @@ class Engine:
 
     def __init__(self, storage: Storage, same_content: SameContent, options: EngineOptions) -> None:
         self._storage = storage
+        self._unapplied_bytes = options.unapplied_bytes
         self._tail = Tail(options.tail_bytes)
         self._cursors = Cursors(self._tail, storage)
         self._reader = Reader(self._tail, storage)
@@ -73,9 +74,12 @@ class Engine:
         )
         self.closing = asyncio.Event()
 
-    async def start(self, tasks: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
-        """Recover, then run the node's tasks in `tasks`."""
-        await recover(self._storage, self._tail)
+    async def recover(self) -> None:
+        """Make the tail what the log says."""
+        await recover(self._storage, self._tail, self._unapplied_bytes)
+
+    def start(self, tasks: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
+        """Run the node's tasks in `tasks`."""
         return [
             *(tasks.create_task(self._commit.run_prepare()) for _ in range(PREPARERS)),
             tasks.create_task(self._commit.run_commit()),
@@ -118,7 +122,7 @@ class Engine:
                     await self._tail.changed()
         except TimeoutError as error:
             raise NotReachedError(
-                "AT_LEAST_NOT_REACHED", f"the head is {self.head or 'empty'}, not at least {at_least}"
+                "AT_LEAST_NOT_REACHED", f"the head is {str(self.head) or 'empty'}, not at least {at_least}"
             ) from error
         await self._cursors.position(at_least, "at_least")
 
@@ -192,7 +196,7 @@ class Engine:
         start = ("", "") if after is None else (group_of(after), after)
         recent = {
             key
-            for tag in self._tail.tags()
+            for tag in self._tail.unapplied_tags()
             if (key := (group_of(tag), tag)) > start and (group is None or key[0] == group)
         }
         old = await self._storage.tags(group, after, limit)
@@ -205,8 +209,9 @@ async def run_engine(
 ) -> AsyncIterator[Engine]:
     """Run a node on `storage`; on exit it is drained and stopped, and the storage may be closed."""
     engine = Engine(storage, same_content, options or EngineOptions())
+    await engine.recover()
     async with asyncio.TaskGroup() as tasks:
-        running = await engine.start(tasks)
+        running = engine.start(tasks)
         try:
             yield engine
         finally:

@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 
 from kudurru_server.model import Batch, Entry, Query, QueryItem, matches
 
-EVENT_OVERHEAD_BYTES = 400
-"""About what an event of two tags costs beside its frame: measured with tracemalloc, rounded up."""
+_EVENT_OVERHEAD_BYTES = 300
+_TAG_OVERHEAD_BYTES = 120
+"""About what an event, and each of its tags, costs beside its frame and label: measured with tracemalloc."""
 
 Postings = dict[str, int | list[int]]
 
@@ -26,6 +27,7 @@ class Generation:
         self._labels: list[str] = []  # staged events have labels already
         self._ids: dict[str, int] = {}
         self.highest_id = ""
+        self._overhead_bytes = 0
         self._tags: Postings = {}
         self._types: Postings = {}
 
@@ -37,12 +39,13 @@ class Generation:
     @property
     def size_bytes(self) -> int:
         """About the memory it takes."""
-        return self._ends[-1] + EVENT_OVERHEAD_BYTES * len(self._frames)
+        return self._ends[-1] + self._overhead_bytes
 
     def stage(self, ids: Sequence[str], labels: Sequence[str]) -> None:
         """Take in events that are about to be recorded behind those there are."""
         first = self.first + len(self._labels)
         self._labels += labels
+        self._overhead_bytes += _overhead_bytes(labels)
         self._ids.update(zip(ids, range(first, first + len(ids)), strict=True))
         self.highest_id = max(self.highest_id, *ids)
         tags, types = self._tags, self._types
@@ -56,6 +59,7 @@ class Generation:
         """Forget the staged events, whose ids these are."""
         for event_id in ids:
             del self._ids[event_id]
+        self._overhead_bytes -= _overhead_bytes(self._labels[len(self._frames) :])
         for label in reversed(self._labels[len(self._frames) :]):
             event_type, *event_tags = label.split("\t")
             _unpost(self._types, event_type)
@@ -103,8 +107,10 @@ class Generation:
     def _candidates(self, item: QueryItem, after: int, until: int, *, newest_first: bool = False) -> Iterator[int]:
         query = Query((item,))
         if item.tags:
-            found = min((_slice(self._tags, tag, after, until) for tag in item.tags), key=len)
-            exact = len(item.tags) == 1 and not item.event_types
+            lists = [_slice(self._tags, tag, after, until) for tag in item.tags]
+            if len(item.event_types) == 1:
+                lists.append(_slice(self._types, item.event_types[0], after, until))
+            found, exact = min(lists, key=len), len(item.tags) == 1 and not item.event_types
         elif len(item.event_types) == 1:
             found, exact = _slice(self._types, item.event_types[0], after, until), True
         else:
@@ -142,6 +148,11 @@ class Generation:
         for tag, found in self._tags.items():
             if (found if isinstance(found, int) else found[0]) <= last:
                 yield tag
+
+
+def _overhead_bytes(labels: Sequence[str]) -> int:
+    text = "".join(labels)
+    return _EVENT_OVERHEAD_BYTES * len(labels) + len(text) + _TAG_OVERHEAD_BYTES * text.count("\t")
 
 
 def _post(postings: Postings, key: str, position: int) -> None:

@@ -6,7 +6,9 @@ leaves fails nobody: its append is dropped if it has not joined an entry, and re
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+
+import structlog
 
 from kudurru_server.engine.frame import make_frames
 from kudurru_server.engine.judge import Judge, Outcome, Verdict
@@ -15,6 +17,8 @@ from kudurru_server.engine.tail import Tail
 from kudurru_server.errors import KudurruError, OverloadedError, ShuttingDownError, StorageUnavailableError
 from kudurru_server.model import Append, Appended, Entry
 from kudurru_server.storage.interface import Storage
+
+_logger = structlog.get_logger()
 
 ENTRY_BYTES = 2 << 20  # an entry stops growing here: a larger one delays its first append more than it saves
 ENTRY_EVENTS = 16_384
@@ -45,9 +49,6 @@ class _Waiting:
         self.answers = NOTHING_ASKED
         self.submission = submission
         self.index = index
-
-    def settle(self, outcome: Outcome) -> None:
-        self.submission.settle(self.index, outcome)
 
     @property
     def abandoned(self) -> bool:
@@ -81,7 +82,7 @@ class GroupCommit:
         self._prepare_wanted = asyncio.Event()
         self._commit_wanted = asyncio.Event()
         self._closing = False
-        self._open: set[_Submission] = set()
+        self._open: set[_Waiting] = set()
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -102,19 +103,22 @@ class GroupCommit:
         if self._tail.unapplied_bytes > self._unapplied_limit_bytes:
             raise OverloadedError("the index is too far behind the log")
         submission = _Submission(len(appends))
-        for index, append in enumerate(appends):
-            self._enqueue(_Waiting(append, submission, index))
-        self._open.add(submission)
+        self._open.update(waiting := [_Waiting(append, submission, index) for index, append in enumerate(appends)])
         self._pending_bytes += size
         self._idle.clear()
-        try:
-            await submission.done
-        finally:
-            self._open.discard(submission)
-            self._pending_bytes -= size
-            if not self._open:
-                self._idle.set()
+        for one in waiting:
+            self._enqueue(one)
+        await submission.done
         return [outcome for outcome in submission.outcomes if outcome is not None]
+
+    def _settle(self, waiting: _Waiting, outcome: Outcome | None) -> None:
+        """Give `waiting` its outcome, or with None drop it: only now its bytes are no longer held."""
+        self._open.discard(waiting)
+        self._pending_bytes -= waiting.append.size_bytes
+        if outcome is not None:
+            waiting.submission.settle(waiting.index, outcome)
+        if not self._open:
+            self._idle.set()
 
     def _enqueue(self, waiting: _Waiting) -> None:
         if self._lookups.enough(waiting.append, waiting.answers):
@@ -132,28 +136,37 @@ class GroupCommit:
     def abandon(self) -> None:
         """End every append with an unknown outcome: what should decide them is gone."""
         self._closing = True
-        for submission in self._open:
-            if not submission.done.done():
-                submission.done.set_exception(StorageUnavailableError("the node has failed"))
+        for waiting in self._open:
+            if not waiting.submission.done.done():
+                waiting.submission.done.set_exception(StorageUnavailableError("the node has failed"))
 
     async def run_prepare(self) -> None:
         """Prepare appends, for ever; several such tasks may run."""
         while True:
             await self._prepare_wanted.wait()
             self._prepare_wanted.clear()
-            batch = [waiting for waiting in self._to_prepare if not waiting.abandoned]
+            batch = self._without_abandoned(self._to_prepare)
             self._to_prepare.clear()
             if not batch:
                 continue
             try:
                 answers = await self._lookups.answer([waiting.append for waiting in batch])
-            except KudurruError as error:
+            except Exception as error:  # noqa: BLE001 - one bad append must not end the node
                 for waiting in batch:
-                    waiting.settle(error)
+                    self._settle(waiting, _fault("look_up_failed", error))
                 continue
             for waiting, answer in zip(batch, answers, strict=True):
                 waiting.answers = answer
                 self._enqueue(waiting)
+
+    def _without_abandoned(self, queue: Iterable[_Waiting]) -> list[_Waiting]:
+        batch = []
+        for waiting in queue:
+            if waiting.abandoned:
+                self._settle(waiting, None)
+            else:
+                batch.append(waiting)
+        return batch
 
     async def run_commit(self) -> None:
         """Commit appends, for ever."""
@@ -174,6 +187,7 @@ class GroupCommit:
                 break
             waiting = self._to_commit.popleft()
             if waiting.abandoned:
+                self._settle(waiting, None)
                 continue
             batch.append(waiting)
             size, events = size + append.size_bytes, events + len(append.ids)
@@ -197,8 +211,8 @@ class GroupCommit:
                     self._tail.unstage(entry.ids)
                     await self._catch_up()
                     return [waiting for waiting, _ in judged]
-            except KudurruError as error:
-                failure = error
+            except Exception as error:  # noqa: BLE001 - one bad append must not end the node
+                failure = _fault("put_failed", error)
             if failure is None:
                 self._tail.record(entry)
             else:
@@ -206,12 +220,12 @@ class GroupCommit:
         appends = iter(entry.appends)
         for waiting, verdict in judged:
             if failure is not None and verdict.depends_on_entry:
-                waiting.settle(failure)
+                self._settle(waiting, failure)
             elif verdict.outcome is not None:
-                waiting.settle(verdict.outcome)
+                self._settle(waiting, verdict.outcome)
             else:
                 first, count = next(appends)
-                waiting.settle(Appended(first, count, entry.ticks, already_committed=False))
+                self._settle(waiting, Appended(first, count, entry.ticks, already_committed=False))
         return []
 
     async def _catch_up(self) -> None:
@@ -225,3 +239,12 @@ class GroupCommit:
                 self._tail.load(entry)
             if not entries:
                 return
+
+
+def _fault(event: str, error: Exception) -> KudurruError:
+    """Log why the store did not do what it was asked to, and return what its callers are told."""
+    if isinstance(error, KudurruError):
+        _logger.warning(event, reason=error.reason, error=error.message)
+        return error
+    _logger.error(event, exc_info=error)
+    return StorageUnavailableError("a fault of the server; its log says more")

@@ -134,7 +134,7 @@ class Judge:
     def _event(self, position: int, stored: Stored | None, entry: Entry) -> tuple[bytes, int, int, int]:
         """Return an event's bytes, its append's first position and count, and its ticks."""
         if position >= entry.first:
-            first, count = next(append for append in entry.appends if append[0] <= position < sum(append))
+            first, count = entry.append_of(position)
             return entry.frames[position - entry.first], first, count, entry.ticks
         stored = self._tail.stored(position) if position >= self._tail.start else stored
         if stored is None:

@@ -122,7 +122,10 @@ class Subscription:
         return Checkpoint(await self._cursor(), head, 0 if position is None else head.position - position)
 
     async def _cursor(self) -> Cursor:
-        return self._after if self._position is None else await self._cursors.at(self._position)
+        if self._position is None:
+            return self._after
+        cursor = await self._cursors.at(self._position)
+        return max(cursor, self._after, key=str)  # a time may lie between the event there and the next one
 
     async def _news(self, timeout_seconds: float) -> None:
         try:

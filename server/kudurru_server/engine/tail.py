@@ -209,6 +209,6 @@ class Tail:
             for position in generation.positions(query, span.after, span.until)
         ]
 
-    def tags(self) -> set[str]:
-        """Return all tags of recorded events in the tail."""
-        return {tag for generation in self._generations for tag in generation.tags()}
+    def unapplied_tags(self) -> set[str]:
+        """Return all tags of recorded events that are not applied."""
+        return {tag for generation in self._generations if generation.last > self.applied for tag in generation.tags()}

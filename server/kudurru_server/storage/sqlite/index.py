@@ -4,6 +4,7 @@
 from them. Every position up to the watermark is in exactly one run.
 """
 
+import re
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,6 +23,7 @@ from kudurru_server.storage.sqlite.tag_names import TagNames
 
 FAN_OUT = 8
 _YIELD_EVERY = 2048  # events: about 1 ms of interpreter time
+_LARGEST_SPAN = 1 << 32  # a run holds positions relative to its first in 32 bits
 _TYPE_SALT = 0x5851F42D4C957F2D  # so that a type and a tag of the same name have different keys
 _ID_FACTORS = np.array([0x9E3779B97F4A7C15, 0xD1342543DE82EF95], dtype=np.uint64)
 
@@ -47,6 +49,9 @@ def _id_bytes(event_id: str) -> bytes:
     return bytes.fromhex(event_id.replace("-", ""))
 
 
+_RUN_NAME = re.compile(r"(\d{11})-(\d{11})\.run")
+
+
 class Index:
     """The runs of one data directory. `apply` and `merge` may run in threads of their own; `runs` is replaced whole."""
 
@@ -70,7 +75,7 @@ class Index:
             self.tag_names.clear()
         for path, first, last in self._files():
             covered = runs[-1].last if runs else 0
-            if first == covered + 1 and last <= min(head.position, self.tag_names.covered):
+            if first == covered + 1 and first <= last <= min(head.position, self.tag_names.covered):
                 try:
                     run = Run(path)
                 except ValueError:
@@ -83,12 +88,12 @@ class Index:
 
     def last_positions(self) -> list[int]:
         """Return the last position of every run file there is."""
-        return [last for _, _, last in self._files()]
+        return [last for _, first, last in self._files() if 1 <= first <= last]
 
     def _files(self) -> list[tuple[Path, int, int]]:
         # By first position, the longest first: a merged run comes before those it replaces.
-        names = [(path, path.stem.partition("-")) for path in self._folder.glob("*-*.run")]
-        files = [(path, int(first), int(last)) for path, (first, _, last) in names]
+        names = [(path, _RUN_NAME.fullmatch(path.name)) for path in self._folder.iterdir()]
+        files = [(path, int(name[1]), int(name[2])) for path, name in names if name]
         return sorted(files, key=lambda file: (file[1], -file[2]))
 
     def close(self) -> None:
@@ -141,6 +146,8 @@ class Index:
         runs = self.runs
         for start in range(len(runs) - FAN_OUT + 1):
             group = runs[start : start + FAN_OUT]
+            if group[-1].last - group[0].first >= _LARGEST_SPAN:
+                continue
             if all(run.header.level == group[0].header.level for run in group):
                 return group
         return ()
@@ -213,7 +220,10 @@ class Index:
     def _rarest(run: Run, item: QueryItem, span: Span) -> list[tuple[Offsets, list[Offsets]]]:
         if not item.tags:
             return [(run.postings(type_key(event_type), span.after, span.until), []) for event_type in item.event_types]
-        lists = sorted((run.postings(tag_key(tag), span.after, span.until) for tag in item.tags), key=len)
+        keys = [tag_key(tag) for tag in item.tags]
+        if len(item.event_types) == 1:  # a single type competes for the rarest like a tag
+            keys.append(type_key(item.event_types[0]))
+        lists = sorted((run.postings(key, span.after, span.until) for key in keys), key=len)
         return [(lists[0], lists[1:])] if len(lists[0]) else []
 
     def count(self, tag: str, until: int) -> int:

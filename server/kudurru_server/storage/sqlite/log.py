@@ -72,14 +72,16 @@ class Log:
 
     def _open_writer(self) -> sqlite3.Connection:
         connection = self._connect()
+        found = [connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")]
+        is_empty = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone() == (0,)
+        if found != ([0, 0] if is_empty else [_APPLICATION_ID, FORMAT]):
+            connection.close()
+            raise DataDirectoryError(f"{self._path} is not a log of a format that this version knows")
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA wal_autocheckpoint = 0")
-        if connection.execute("PRAGMA user_version").fetchone() == (0,):
+        if is_empty:
             connection.executescript(f"BEGIN; {_SCHEMA} {_PRAGMAS} COMMIT;")
-        if connection.execute("PRAGMA user_version").fetchone() != (FORMAT,):
-            connection.close()
-            raise DataDirectoryError(f"{self._path} is of a format this version does not know")
         row = connection.execute("SELECT first + count - 1, ticks FROM log ORDER BY first DESC LIMIT 1").fetchone()
         self._head = Cursor(ticks=row[1], position=row[0]) if row else START
         self._writer = connection

@@ -15,6 +15,7 @@ import struct
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Self
 
@@ -68,7 +69,7 @@ class Run:
         data = np.memmap(path, dtype=np.uint8, mode="r")
         self.hashes: Hashes = data[_HEADER_BYTES : _HEADER_BYTES + 8 * rows].view(np.uint64).view(np.ndarray)
         self.offsets: Offsets = data[_HEADER_BYTES + 8 * rows :].view(np.uint32).view(np.ndarray)
-        self._searchable = memoryview(self.hashes.data)
+        self.searchable = memoryview(self.hashes.data)
 
     @property
     def first(self) -> int:
@@ -91,10 +92,10 @@ class Run:
         return found[start:stop]
 
     def _range(self, key: int) -> tuple[int, int]:
-        low = bisect_left(self._searchable, key)
-        if low == len(self._searchable) or self._searchable[low] != key:
+        low = bisect_left(self.searchable, key)
+        if low == len(self.searchable) or self.searchable[low] != key:
             return low, low
-        return low, bisect_right(self._searchable, key, low)
+        return low, bisect_right(self.searchable, key, low)
 
     def last_positions(self, keys: Hashes) -> list[int]:
         """Return the last position of each key, 0 where it does not occur."""
@@ -122,7 +123,8 @@ def write(folder: Path, header: RunHeader, hashes: Hashes, offsets: Offsets) -> 
 def merge(folder: Path, runs: Sequence[Run]) -> Run:
     """Write one run in place of adjacent `runs`, and open it; the others stay until they are deleted.
 
-    It goes by ranges of hashes, so that memory stays small whatever the size.
+    It goes by ranges of hashes, so that memory stays small whatever the size; a hash that fills a range alone is copied
+    run by run.
     """
     headers = [run.header for run in runs]
     header = RunHeader(
@@ -134,24 +136,33 @@ def merge(folder: Path, runs: Sequence[Run]) -> Run:
         lowest_id=min(header.lowest_id for header in headers),
         highest_id=max(header.highest_id for header in headers),
     )
-    largest = max(runs, key=lambda run: run.header.rows)
-    step = max(1, _SLICE_ROWS * largest.header.rows // max(1, header.rows))
     starts = [0] * len(runs)
+    low = 0
     with _Writer(folder, header) as writer:
-        for border in [*largest.hashes[step::step].tolist(), None]:
-            stops = [
-                len(run.hashes) if border is None else int(np.searchsorted(run.hashes, np.uint64(border), side="left"))
-                for run in runs
+        for high in _borders(runs):
+            stops = [bisect_left(run.searchable, high) for run in runs]
+            pieces = [
+                (run.hashes[start:stop], run.offsets[start:stop] + np.uint32(run.first - header.first))
+                for run, start, stop in zip(runs, starts, stops, strict=True)
             ]
-            spans = list(zip(runs, starts, stops, strict=True))
-            hashes = np.concatenate([run.hashes[start:stop] for run, start, stop in spans])
-            offsets = np.concatenate(
-                [run.offsets[start:stop] + np.uint32(run.first - header.first) for run, start, stop in spans]
-            )
-            order = np.argsort(hashes, kind="stable")  # runs come in order of position, so equal hashes stay so
-            writer.rows(hashes[order], offsets[order])
-            starts = stops
+            if high == low + 1:
+                for hashes, offsets in pieces:
+                    writer.rows(hashes, offsets)
+            else:
+                hashes = np.concatenate([piece[0] for piece in pieces])
+                order = np.argsort(hashes, kind="stable")  # runs come in order of position, so equal hashes stay so
+                writer.rows(hashes[order], np.concatenate([piece[1] for piece in pieces])[order])
+            starts, low = stops, high
     return Run(writer.path)
+
+
+def _borders(runs: Sequence[Run]) -> list[int]:
+    """Return ascending hashes that cut the rows of all runs into ranges of bounded size; the last one is above all."""
+    largest = max(runs, key=lambda run: run.header.rows)
+    step = max(1, _SLICE_ROWS * largest.header.rows // sum(run.header.rows for run in runs))
+    samples: list[int] = largest.hashes[step::step].tolist()
+    frequent = {one for one, following in pairwise(samples) if one == following}
+    return sorted({*samples, *(key + 1 for key in frequent), 1 << 64})
 
 
 class _Writer:
@@ -166,7 +177,6 @@ class _Writer:
 
     def __enter__(self) -> Self:
         self._file = os.open(self._unfinished, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
-        self._put(self._header.pack(), 0)
         return self
 
     def rows(self, hashes: Hashes, offsets: Offsets) -> None:
@@ -188,14 +198,13 @@ class _Writer:
     def __exit__(self, failure: object, *_: object) -> None:
         try:
             if failure is None:
+                self._put(self._header.pack(), 0)
                 os.fsync(self._file)
+                self._unfinished.rename(self.path)
+                sync_folder(self.path.parent)
         finally:
             os.close(self._file)
-        if failure is not None:
             self._unfinished.unlink(missing_ok=True)
-            return
-        self._unfinished.rename(self.path)
-        sync_folder(self.path.parent)
 
 
 def sync_folder(folder: Path) -> None:

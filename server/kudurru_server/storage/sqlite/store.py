@@ -10,6 +10,7 @@ maintainer  copies the WAL back and merges runs, while the others go on
 import asyncio
 import fcntl
 import os
+import shutil
 import sqlite3
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ from typing import TypeVar
 
 import structlog
 
-from kudurru_server.errors import DataDirectoryError, KudurruError, StorageUnavailableError
+from kudurru_server.errors import DataDirectoryError, StorageUnavailableError
 from kudurru_server.model import MAX_POSITION, Batch, Cursor, Entry, Query, QueryItem, Stored, TagSummary, matches
 from kudurru_server.storage import block
 from kudurru_server.storage.interface import Check, Span
@@ -34,14 +35,17 @@ _logger = structlog.get_logger()
 _ENTRIES_BYTES = 8 << 20
 _CHUNK = 1024  # candidates looked at together
 _CHUNKS = 16  # at most so many before others have their turn
+_EMPTY_CHUNKS = 256  # likewise, if their candidates drop out in memory
 _CHECKPOINT_BYTES = 16 << 20  # of new WAL
+_FULL_BYTES = 1 << 20  # with less free space a failure is put down to it
 _WAL_BYTES = 128 << 20  # above this the WAL is made to begin again
 
 
 class SqliteStorage:
     """A `Storage` in a data directory. Use `open_storage`."""
 
-    def __init__(self, log: Log, index: Index) -> None:
+    def __init__(self, data_dir: Path, log: Log, index: Index) -> None:
+        self._data_dir = data_dir
         self._log = log
         self._index = index
         self._writer = ThreadPoolExecutor(1, "log-writer")
@@ -50,9 +54,11 @@ class SqliteStorage:
         self._maintainer = ThreadPoolExecutor(1, "maintainer")
         self._unsaved_bytes = 0
         self._maintenance: dict[str, asyncio.Task[None]] = {}
+        self._closing = False
 
     async def close(self) -> None:
         """Wait for running work, then close the files. Nothing may be called afterwards."""
+        self._closing = True
         await asyncio.gather(*self._maintenance.values())
         for executor in (self._writer, self._reader, self._applier, self._maintainer):
             await asyncio.to_thread(executor.shutdown)
@@ -119,12 +125,15 @@ class SqliteStorage:
         """See `Storage`."""
         return await self._run(self._reader, self._index.tag_names.page, group, after, limit)
 
-    @staticmethod
-    async def _run(executor: ThreadPoolExecutor, function: Callable[..., _T], *arguments: object) -> _T:
+    async def _run(self, executor: ThreadPoolExecutor, function: Callable[..., _T], *arguments: object) -> _T:
         try:
             return await asyncio.get_running_loop().run_in_executor(executor, function, *arguments)
         except (sqlite3.Error, OSError) as error:
-            raise StorageUnavailableError from error
+            raise StorageUnavailableError(f"the storage failed: {error}") from error
+        except StorageUnavailableError as error:
+            if shutil.disk_usage(self._data_dir).free < _FULL_BYTES:
+                raise StorageUnavailableError(f"{error.message}; its disk is full") from error
+            raise
 
     # ── maintenance: at most one of a kind at a time ──
 
@@ -138,8 +147,10 @@ class SqliteStorage:
         # Tried again with the next put or apply; nothing depends on it but speed and disk space.
         try:
             await work()
-        except (KudurruError, sqlite3.Error, OSError) as error:
+        except StorageUnavailableError as error:
             _logger.warning("maintenance_failed", kind=kind, error=str(error.__cause__ or error))
+        except Exception:  # the store goes on without it
+            _logger.exception("maintenance_failed", kind=kind)
 
     async def _checkpoint(self) -> None:
         self._unsaved_bytes = 0
@@ -147,7 +158,7 @@ class SqliteStorage:
             await self._run(self._writer, self._log.reset_wal)
 
     async def _merge(self) -> None:
-        while group := self._index.merge_due():
+        while not self._closing and (group := self._index.merge_due()):
             merged = await self._run(self._maintainer, self._index.merge, group)
             runs = self._index.runs
             at = runs.index(group[0])
@@ -195,10 +206,9 @@ class SqliteStorage:
         pieces: list[bytes] = []
         size = 0
         at_most = min(_CHUNK, max_events)
-        chunks = self._index.candidates(query, span, at_most)
         end = reached = span.after + 1 if span.backwards else span.until
         for _ in range(_CHUNKS):
-            positions, reached = _gather(chunks, at_most, end)
+            positions, reached = _gather(self._index.candidates(query, span, at_most), at_most, end)
             for position, label, frame in self._events(positions, backwards=span.backwards):
                 if matches(query, label):
                     pieces.append(frame)
@@ -207,6 +217,8 @@ class SqliteStorage:
                         return Batch(b"".join(pieces), len(pieces), position)
             if reached == end:
                 break
+            span = span.beyond(reached)
+            at_most = min(_CHUNK, at_most * 8)  # few may be wanted, but then they are rare
         return Batch(b"".join(pieces), len(pieces), reached)
 
     def _events(self, positions: Sequence[int], *, backwards: bool) -> Iterator[tuple[int, str, bytes]]:
@@ -268,11 +280,11 @@ class SqliteStorage:
 
 
 def _gather(chunks: Iterator[tuple[list[int], int]], at_least: int, end: int) -> tuple[list[int], int]:
-    """Take chunks until they hold `at_least` positions; return them and how far they reach."""
+    """Take chunks until they hold `at_least` positions, or are many; return them and how far they reach."""
     positions: list[int] = []
-    for chunk, reached in chunks:
+    for number, (chunk, reached) in enumerate(chunks, 1):
         positions += chunk
-        if len(positions) >= at_least:
+        if len(positions) >= at_least or number == _EMPTY_CHUNKS:
             return positions, reached
     return positions, end
 
@@ -307,6 +319,7 @@ async def open_storage(data_dir: Path) -> AsyncIterator[SqliteStorage]:
 def _lock(data_dir: Path) -> int:
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
+        sync_folder(data_dir.absolute().parent)
         lock = os.open(data_dir / "lock", os.O_CREAT | os.O_RDWR, 0o600)
     except OSError as error:
         raise DataDirectoryError(f"cannot use {data_dir}: {error.strerror}") from error
@@ -320,10 +333,11 @@ def _lock(data_dir: Path) -> int:
 
 def _open(data_dir: Path) -> SqliteStorage:
     log = Log(data_dir / "log.sqlite3")
-    sync_folder(data_dir)
     try:
+        sync_folder(data_dir)
         index = Index(data_dir / "index", log.store_id)
+        index.open(log.head, {last: log.ticks_at(last) for last in index.last_positions() if last <= log.head.position})
     except (OSError, sqlite3.Error) as error:
+        log.close()
         raise DataDirectoryError(f"cannot open {data_dir / 'index'}: {error}") from error
-    index.open(log.head, {last: log.ticks_at(last) for last in index.last_positions() if last <= log.head.position})
-    return SqliteStorage(log, index)
+    return SqliteStorage(data_dir, log, index)

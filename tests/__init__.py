@@ -1,0 +1,1 @@
+"""The tests: a name is a promise."""

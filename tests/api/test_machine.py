@@ -1,0 +1,322 @@
+"""The server against the reference, in random histories: every answer, through the wire, at every step.
+
+Generations of three events and a tail of next to nothing let every step cross the border between memory, runs, merges
+and the log.
+"""
+
+import tempfile
+import time
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from kudurru_server._proto import event_store_service_pb2 as pb
+from kudurru_server._proto.event_pb2 import AppendCondition, Event
+
+from tests.api.machine_server import ThreadedServer
+from tests.builders import NOON, fact_of, query_message
+from tests.reference import (
+    TICKS_PER_MILLISECOND,
+    UNIX_EPOCH_TICKS,
+    Condition,
+    Done,
+    OutOfRangeError,
+    Query,
+    Recorded,
+    Reference,
+    Refused,
+)
+
+PATIENCE_SECONDS = 3.0
+GENERATION_EVENTS = 3
+FAN_OUT = 2
+TYPES, TAGS = ("A", "B", "C"), ("x", "y", "g:1", "g:2", "ü")
+CODES = {
+    "CONDITION_FAILED": grpc.StatusCode.FAILED_PRECONDITION,
+    "EVENT_ID_EXISTS": grpc.StatusCode.ALREADY_EXISTS,
+    "EVENT_ID_IN_FUTURE": grpc.StatusCode.INVALID_ARGUMENT,
+    "CURSOR_OUT_OF_RANGE": grpc.StatusCode.OUT_OF_RANGE,
+}
+
+tags = st.lists(st.sampled_from(TAGS), max_size=3, unique=True)
+items = st.tuples(
+    st.frozensets(st.sampled_from((*TYPES, "Never")), max_size=2),
+    st.frozensets(st.sampled_from((*TAGS, "never")), max_size=2),
+)
+queries = st.lists(items, max_size=3).map(tuple)
+shapes = st.lists(
+    st.tuples(st.sampled_from(TYPES), tags, st.sampled_from((0, 3, 300)), st.sampled_from("4nop")),
+    min_size=1,
+    max_size=5,
+)
+fractions = st.integers(0, 1000)
+steps = st.sampled_from((0, 0, 1, 1000, 20_000_000, 3_000_000_000, -5_000_000, -90 * 600_000_000))
+
+
+def meaningful(query: Query) -> Query:
+    """Return the query as the server reads it: with an item that matches everything, it matches everything."""
+    return query if all(types or found for types, found in query) else ()
+
+
+class Machine(RuleBasedStateMachine):
+    """Random clients of one server."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = NOON
+        self.reference = Reference()
+        self.sent: list[list[Event]] = []
+        self.numbers = count(1)
+        self.streams: list[tuple[Query, int, Iterator[pb.SubscribeResponse], Any]] = []
+        self.patch = pytest.MonkeyPatch()
+        for module in ("tail", "applier"):
+            self.patch.setattr(f"kudurru_server.engine.{module}.GENERATION_EVENTS", GENERATION_EVENTS)
+        self.patch.setattr("kudurru_server.storage.sqlite.index.FAN_OUT", FAN_OUT)
+        self.folder = tempfile.TemporaryDirectory()
+
+    @initialize(tail_bytes=st.sampled_from((1, 5_000, 1 << 20)))
+    def start(self, tail_bytes: int) -> None:
+        self.server = ThreadedServer(Path(self.folder.name) / "data", lambda: self.now, tail_bytes)
+        self.server.__enter__()
+
+    def teardown(self) -> None:
+        try:
+            if hasattr(self, "server"):
+                self.check_streams()
+                self.server.__exit__(None, None, None)
+        finally:
+            self.patch.undo()
+            self.folder.cleanup()
+
+    # ── appends ──
+
+    def new_id(self, kind: str) -> str:
+        """Return a UUIDv4, or a UUIDv7 of now, of long ago, or of 59 seconds ahead."""
+        number = next(self.numbers)
+        if kind == "4":
+            return str(UUID(int=(number * 0x9E3779B97F4A7C15 % (1 << 64)) << 64 | number, version=4))
+        lead = {"n": 0, "o": -36_000_000_000_000, "p": 590_000_000}[kind]
+        milliseconds = (self.now + lead - UNIX_EPOCH_TICKS) // TICKS_PER_MILLISECOND
+        return str(UUID(int=milliseconds << 80 | 7 << 76 | 2 << 62 | number))
+
+    def cursor(self, kind: str, fraction: int) -> str:
+        """Return a cursor: the start, the head, an event's, or a time."""
+        events = self.reference.events
+        if kind == "start" or not events:
+            return ""
+        if kind == "head":
+            return self.reference.head
+        event = events[fraction * (len(events) - 1) // 1000]
+        if kind == "event":
+            return event.cursor
+        return (
+            f"{event.ticks - fraction % 2:019d}{0:011d}"  # of the past: refusals of the future have tests of their own
+        )
+
+    cursors = st.tuples(st.sampled_from(("start", "head", "head", "event", "time")), fractions)
+    conditions = st.lists(st.tuples(queries, cursors), max_size=3)
+
+    @rule(shape=shapes, wanted=conditions, step=steps)
+    def append(self, shape: list[Any], wanted: list[Any], step: int) -> None:
+        self.now = max(NOON - 10**11, self.now + step)
+        events = [
+            Event(event_type=kind, tags=found, data=bytes(size), event_id=self.new_id(version))
+            for kind, found, size, version in shape
+        ]
+        self.send(events, wanted)
+        self.sent.append(events)
+
+    @precondition(lambda self: self.sent)
+    @rule(
+        fraction=fractions,
+        change=st.sampled_from(("", "", "", "reversed", "subset", "superset", "content", "two")),
+        wanted=conditions,
+        step=steps,
+    )
+    def repeat(self, fraction: int, change: str, wanted: list[Any], step: int) -> None:
+        self.now = max(NOON - 10**11, self.now + step)
+        place = fraction * (len(self.sent) - 1) // 1000
+        events = [Event.FromString(one.SerializeToString()) for one in self.sent[place]]
+        if change == "reversed":
+            events.reverse()
+        elif change == "subset":
+            events = events[1:] or events
+        elif change == "superset":
+            events.append(Event(event_type="A", event_id=self.new_id("n")))
+        elif change == "content":
+            events[-1].data += b"more"
+        elif change == "two":
+            known = {one.event_id for one in events}
+            events += [one for one in self.sent[-1] if one.event_id not in known]
+        self.send(events, wanted)
+        if change in ("superset", "two"):
+            self.sent.append(events)
+
+    def send(self, events: list[Event], wanted: list[Any]) -> None:
+        """Append, and hold the answer against the reference's."""
+        conditions = [Condition(query, self.cursor(*cursor)) for query, cursor in wanted]
+        request = pb.AppendRequest(
+            events=events,
+            conditions=[
+                AppendCondition(fail_if_events_match=query_message(one.query), after=one.after) for one in conditions
+            ],
+        )
+        judged = [Condition(meaningful(one.query), one.after) for one in conditions]
+        expected = self.reference.append(list(map(fact_of, events)), judged, self.now)
+        try:
+            answer = self.server.stub.Append(request, timeout=PATIENCE_SECONDS)
+        except grpc.RpcError as error:
+            self.check_refusal(expected, error)
+            return
+        assert expected == Done(list(answer.sortable_unique_ids), answer.already_committed)
+        assert list(answer.event_ids) == [one.event_id for one in events]
+
+    def check_refusal(self, expected: Done | Refused, error: grpc.RpcError) -> None:
+        status = rpc_status.from_call(error)  # type: ignore[arg-type]
+        assert status is not None, error
+        info = error_details_pb2.ErrorInfo()
+        status.details[0].Unpack(info)
+        assert isinstance(expected, Refused), (expected, info)
+        assert info.reason == expected.reason, (expected, info)
+        assert status.code == CODES[info.reason].value[0]
+        if expected.positions:
+            position = int(info.metadata["position"])
+            assert position in expected.positions
+            assert info.metadata["event_id"] == self.reference.events[position - 1].fact.event_id
+        if info.reason == "CONDITION_FAILED":
+            assert int(info.metadata["condition_index"]) == expected.index
+            assert info.metadata["sortable_unique_id"] == self.reference.events[position - 1].cursor
+
+    # ── reading ──
+
+    @rule(query=queries, after=cursors, until=cursors, backwards=st.booleans(), limit=st.sampled_from((0, 0, 1, 2, 5)))
+    def read(self, query: Query, after: Any, until: Any, backwards: bool, limit: int) -> None:  # noqa: ANN401, FBT001
+        low, high = self.cursor(*after), self.cursor(*until)
+        request = pb.ReadRequest(
+            query=query_message(query), after=low, until=high, backwards=backwards, limit=limit, at_least=low
+        )
+        messages = list(self.server.stub.Read(request, timeout=PATIENCE_SECONDS))
+        found = [one for message in messages for one in message.events]
+        expected, head = self.reference.read(meaningful(query), low, high, backwards=backwards, limit=limit)
+        self.check_events(found, expected)
+        assert messages[-1].head == head
+
+    def check_events(self, found: list[Any], expected: list[Recorded]) -> None:
+        assert [one.position for one in found] == [one.position for one in expected]
+        assert [one.sortable_unique_id for one in found] == [one.cursor for one in expected]
+        assert [fact_of(one.event) for one in found] == [one.fact for one in expected]
+
+    @rule(off=st.sampled_from((-1, 1, 10_000_000)), fraction=fractions)
+    def read_after_a_foreign_cursor(self, off: int, fraction: int) -> None:
+        events = self.reference.events
+        position = 1 + fraction * (len(events) + 1) // 1000
+        ticks = (events[position - 1].ticks if position <= len(events) else self.now) + off
+        cursor = f"{ticks:019d}{position:011d}"
+        with pytest.raises(OutOfRangeError):
+            self.reference.position(cursor)
+        requests: list[Any] = [
+            self.server.stub.Read(pb.ReadRequest(after=cursor)),
+            self.server.stub.Subscribe(pb.SubscribeRequest(after=cursor)),
+        ]
+        for call in requests:
+            with pytest.raises(grpc.RpcError) as error:
+                next(iter(call))
+            assert error.value.code() is grpc.StatusCode.OUT_OF_RANGE
+        event = Event(event_type="A", event_id=self.new_id("n"))
+        expected = self.reference.append([fact_of(event)], [Condition(after=cursor)], self.now)
+        with pytest.raises(grpc.RpcError) as refused:
+            self.server.stub.Append(pb.AppendRequest(events=[event], conditions=[AppendCondition(after=cursor)]))
+        self.check_refusal(expected, refused.value)
+
+    @rule(tag=st.sampled_from((*TAGS, "never")), with_count=st.booleans())
+    def tag(self, tag: str, with_count: bool) -> None:  # noqa: FBT001
+        answer = self.server.stub.GetTag(pb.GetTagRequest(tag=tag, with_count=with_count), timeout=PATIENCE_SECONDS)
+        expected = self.reference.tag(tag)
+        assert answer.exists == (expected is not None)
+        if expected:
+            assert (answer.first_sortable_unique_id, answer.last_sortable_unique_id) == expected[:2]
+            assert answer.count == (expected[2] if with_count else 0)
+
+    @rule(group=st.sampled_from((None, "", "g", "none")), page_size=st.sampled_from((1, 2, 100)))
+    def tags(self, group: str | None, page_size: int) -> None:
+        found: list[str] = []
+        token = None
+        while token != "":
+            request = pb.ListTagsRequest(page_size=page_size, page_token=token or "", group=group)
+            answer = self.server.stub.ListTags(request, timeout=PATIENCE_SECONDS)
+            found += answer.tags
+            token = answer.next_page_token
+        assert found == self.reference.tags(group)
+
+    @precondition(lambda self: self.sent)
+    @rule(fraction=fractions)
+    def get_event(self, fraction: int) -> None:
+        event_id = self.sent[fraction * (len(self.sent) - 1) // 1000][0].event_id
+        expected = self.reference.get_event(event_id)
+        try:
+            answer = self.server.stub.GetEvent(pb.GetEventRequest(event_id=event_id), timeout=PATIENCE_SECONDS)
+        except grpc.RpcError as error:
+            assert (error.code(), expected) == (grpc.StatusCode.NOT_FOUND, None)  # noqa: PT017 - or it is found
+        else:
+            assert expected is not None
+            self.check_events([answer.event], [expected])
+
+    # ── subscriptions ──
+
+    @precondition(lambda self: len(self.streams) < 3)
+    @rule(query=queries, after=cursors)
+    def subscribe(self, query: Query, after: Any) -> None:  # noqa: ANN401
+        kind, fraction = after
+        cursor = self.cursor("event" if kind == "time" else kind, fraction)
+        call = self.server.stub.Subscribe(pb.SubscribeRequest(query=query_message(query), after=cursor))
+        self.streams.append((meaningful(query), self.reference.position(cursor), iter(call), call))
+
+    @precondition(lambda self: self.streams)
+    @rule()
+    def check_streams(self) -> None:
+        """Read what each subscription has got by now, and end it."""
+        for query, after, messages, call in self.streams:
+            expected = self.reference.read(query)[0]
+            expected = [one for one in expected if one.position > after]
+            found: list[Any] = []
+            caught_up = ""
+            deadline = time.monotonic() + PATIENCE_SECONDS
+            while len(found) < len(expected) or not caught_up:
+                message = next(messages)
+                found += message.events
+                caught_up = caught_up or (message.WhichOneof("signal") == "caught_up" and "yes") or ""
+                assert time.monotonic() < deadline
+            self.check_events(found, expected)
+            call.cancel()
+        self.streams.clear()
+
+    # ── the server ──
+
+    @rule()
+    def restart(self) -> None:
+        self.check_streams()
+        self.server.restart()
+
+    @invariant()
+    def the_head_is_that_of_the_reference(self) -> None:
+        if hasattr(self, "server"):
+            answer = self.server.stub.GetHead(pb.GetHeadRequest(), timeout=PATIENCE_SECONDS)
+            assert (answer.sortable_unique_id, answer.position) == (self.reference.head, len(self.reference.events))
+
+
+TestMachine = Machine.TestCase
+TestMachine.settings = settings(
+    max_examples=200,
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)

@@ -1,0 +1,1 @@
+"""Tests with real server processes: what clients see through kills, races, overload and full disks."""

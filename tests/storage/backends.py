@@ -1,0 +1,54 @@
+"""The backends that the conformance suite runs on. A new one joins by one more line in `BACKENDS`."""
+
+import contextlib
+import os
+import shutil
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from kudurru_server.storage.interface import Storage
+from kudurru_server.storage.sqlite.store import open_storage
+
+
+class Backend(Protocol):
+    """One store, opened any number of times, one after the other."""
+
+    def open(self) -> AbstractAsyncContextManager[Storage]:
+        """Open the store."""
+        ...
+
+    def crashed(self) -> "Backend":
+        """Return the store as a kill at this moment would leave it."""
+        ...
+
+
+@dataclass
+class SqliteBackend:
+    """The embedded store in a folder."""
+
+    folder: Path
+    crashes: int = 0
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[Storage]:
+        """Open the store."""
+        async with open_storage(self.folder) as storage:
+            yield storage
+
+    def crashed(self) -> Backend:
+        """Return what the files hold now, whatever is open."""
+        self.crashes += 1
+        copy = self.folder.with_name(f"{self.folder.name}-crashed-{self.crashes}")
+        for source, _, names in os.walk(self.folder):
+            target = copy / Path(source).relative_to(self.folder)
+            target.mkdir(parents=True)
+            for name in names:
+                with contextlib.suppress(FileNotFoundError):  # renamed or deleted while others were copied
+                    shutil.copy(Path(source) / name, target / name)
+        return SqliteBackend(copy)
+
+
+BACKENDS: dict[str, Callable[[Path], Backend]] = {"sqlite": lambda folder: SqliteBackend(folder / "data")}
