@@ -35,8 +35,7 @@ from kudurru_server.model import (
 from kudurru_server.storage.interface import Span, Storage
 
 AT_LEAST_SECONDS = 5.0
-PREPARERS = 4
-"""Questions to the store under way at once: the next ones need not wait for the way back of the last."""
+_PREPARERS = 4  # so that appends whose look-up is quick need not wait for one that is slow
 
 
 def system_ticks() -> int:
@@ -81,7 +80,7 @@ class Engine:
     def start(self, tasks: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
         """Run the node's tasks in `tasks`."""
         return [
-            *(tasks.create_task(self._commit.run_prepare()) for _ in range(PREPARERS)),
+            *(tasks.create_task(self._commit.run_prepare()) for _ in range(_PREPARERS)),
             tasks.create_task(self._commit.run_commit()),
             tasks.create_task(run_applier(self._storage, self._tail)),
         ]

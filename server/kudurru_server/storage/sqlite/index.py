@@ -123,7 +123,6 @@ class Index:
         is_type[np.cumsum(counts) - counts] = True
         tags = set(compress(names, ~is_type))
         hashes[is_type] ^= np.uint64(_TYPE_SALT)
-        numbers = np.arange(len(ids), dtype=np.uint32)
         header = RunHeader(
             first=entries[0].first,
             last=entries[-1].last,
@@ -133,8 +132,8 @@ class Index:
             lowest_id=_id_bytes(min(ids)),
             highest_id=_id_bytes(max(ids)),
         )
-        hashes = np.concatenate([hashes, id_keys(ids)])
-        offsets = np.concatenate([np.repeat(numbers, counts), numbers])
+        hashes = np.insert(hashes, np.cumsum(counts), id_keys(ids))  # behind each event's tags
+        offsets = np.repeat(np.arange(len(ids), dtype=np.uint32), counts + 1)
         try:
             self.tag_names.add(tags, header.last)
             return run_file.write(self._folder, header, hashes, offsets)

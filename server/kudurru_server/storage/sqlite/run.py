@@ -109,8 +109,11 @@ class Run:
 
 
 def write(folder: Path, header: RunHeader, hashes: Hashes, offsets: Offsets) -> Run:
-    """Sort the rows, drop repeated ones, write them durably, and open the run; `header.rows` is counted here."""
-    order = np.lexsort((offsets, hashes))
+    """Sort the rows, which come in order of position, drop repeated ones, write the rest durably, and open the run.
+
+    `header.rows` is counted here.
+    """
+    order = np.argsort(hashes, kind="stable")
     hashes, offsets = hashes[order], offsets[order]
     new = np.ones(len(hashes), dtype=bool)  # kinds of keys may collide: a row must still be there once, and in order
     new[1:] = (hashes[1:] != hashes[:-1]) | (offsets[1:] != offsets[:-1])
