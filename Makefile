@@ -1,7 +1,7 @@
 # make demo   watch a year of flights stream through the store      make test   every check and test
 # make serve  run the server on ./kudurru-data                      make bench  measure
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check serve bench soak stubs lock clean
+.PHONY: help setup demo test check serve bench stubs lock clean
 
 VENV := .venv
 PY := $(VENV)/bin/python

@@ -14,6 +14,7 @@ from kudurru._proto import event_pb2
 from kudurru._query import strings
 
 JSON_CONTENT_TYPE = "application/json"
+_encode_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -78,7 +79,7 @@ class Event:
         """Make an event whose data is a value that `json.dumps` takes."""
         return cls(
             event_type,
-            json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode(),
+            _encode_json(data).encode(),
             tags=tags,
             content_type=JSON_CONTENT_TYPE,
             metadata=metadata,

@@ -14,7 +14,7 @@ import pytest
 from kudurru import Query, recorded
 
 from examples.flights.check import count
-from examples.flights.data import CACHE, DataError, Flight, fetch, read_flights, read_rows
+from examples.flights.data import CACHE, Flight, fetch, read_flights, read_rows
 from examples.flights.events import Kind, count_events, event_of, in_order
 from examples.flights.year import Year
 from tests.server_process import run_server
@@ -31,10 +31,7 @@ def flight(number: int, scheduled: int = _NOON, delay: int | None = 0, elapsed: 
 
 @pytest.fixture(scope="module")
 def archive() -> Path:
-    try:
-        return fetch()
-    except DataError as error:
-        pytest.skip(str(error))
+    return fetch()
 
 
 @pytest.fixture(scope="module")
@@ -115,14 +112,14 @@ def test_events_and_csv_lead_to_the_same_year(archive: Path, flights: list[Fligh
 def test_the_demo_ends_by_itself_and_leaves_nothing_behind() -> None:
     before = stores()
     done = subprocess.run([*_DEMO, "--flights", "3000"], capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     assert "3,000 flights, 8,975 events" in done.stdout
     assert "agrees with the csv" in done.stdout
     assert "CONDITION_FAILED" in done.stdout
     assert "19 are refused" in done.stdout
     assert "\x1b" not in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 100
-    assert stores() == before
+    assert stores() <= before
 
 
 @pytest.mark.usefixtures("archive")
@@ -130,7 +127,7 @@ async def test_a_store_that_is_kept_can_be_served(tmp_path: Path) -> None:
     kept = tmp_path / "kept"
     arguments = [*_DEMO, "--flights", "300", "--keep", str(kept)]
     done = await asyncio.to_thread(subprocess.run, arguments, capture_output=True, text=True, timeout=120)
-    assert f"kudurru-server serve --data-dir {kept}" in done.stdout
+    assert f"kudurru-server serve --data-dir {kept}" in done.stdout, done.stdout + done.stderr
     tag = done.stdout.rpartition("kudurru read --tag ")[2].strip()
     async with run_server(tmp_path / "server", data_dir=kept) as server, kudurru.connect(server.address) as store:
         events = await store.read(Query.of(tags=[tag])).to_list()
@@ -144,8 +141,8 @@ async def test_a_signal_ends_the_demo_its_processes_and_its_store() -> None:
     demo = await asyncio.create_subprocess_exec(*_DEMO, stdout=PIPE)
     assert demo.stdout is not None
     async with asyncio.timeout(60):
-        while b"events recorded" not in await demo.stdout.readline():
-            assert demo.returncode is None
+        while b"events recorded" not in (line := await demo.stdout.readline()):
+            assert line, "it ended too early"
         (made,) = stores() - before
         demo.send_signal(signal.SIGTERM)
         output = await demo.stdout.read()
