@@ -60,17 +60,18 @@ class Converter:
         if len(events) > limits.events_per_append:
             raise _too("TOO_MANY_EVENTS", "events in an append", len(events), limits.events_per_append)
         conditions = self._conditions(request.conditions)
-        ids, fresh = self._ids(events)
+        ids: list[str] = []
         labels: list[str] = []
         encoded: list[bytes] = []
         tags_in_all = 0
         suspicious = False
         for index, event in enumerate(events):
+            ids.append(event.event_id)
             names = (event.event_type, *event.tags)
             labels.append("\t".join(names))
             tags = len(names) - 1
             tags_in_all += tags
-            if tags > limits.tags_per_event or (tags > 1 and len(set(names[1:])) < tags):
+            if tags > limits.tags_per_event or (tags > 1 and len({*names}) <= tags):
                 suspicious = True
             data = event.SerializeToString()
             encoded.append(data)
@@ -79,6 +80,11 @@ class Converter:
         if suspicious or self._are_suspicious(labels, tags_in_all):
             for index, event in enumerate(events):
                 self._check_label(event, index)
+        fresh = False
+        if not _are_canonical(ids):
+            fresh = self._mend_ids(events, ids)
+            encoded = [event.SerializeToString() for event in events]
+        _check_distinct(ids)
         size = sum(map(len, encoded))
         if size > limits.append_bytes:
             raise _too("APPEND_TOO_LARGE", "bytes in an append", size, limits.append_bytes)
@@ -95,21 +101,14 @@ class Converter:
             fresh_ids=fresh,
         )
 
-    def _ids(self, events: Sequence[event_pb2.Event]) -> tuple[list[str], bool]:
-        ids = [event.event_id for event in events]
+    @staticmethod
+    def _mend_ids(events: Sequence[event_pb2.Event], ids: list[str]) -> bool:
+        """Make the missing ids, and write the others as they are kept; return whether all of them were missing."""
         missing = ids.count("")
-        text = ",".join(ids)
-        if missing or len(text) != _ID_CHARACTERS * len(ids) - 1 or not _IDS.fullmatch(text + ","):
-            made = iter(make_event_ids(missing))
-            for index, event in enumerate(events):
-                ids[index] = event.event_id = _event_id(event.event_id, index) if event.event_id else next(made)
-        if len(set(ids)) < len(ids):
-            places = {event_id: place for place, event_id in reversed(list(enumerate(ids)))}
-            index = next(place for place, event_id in enumerate(ids) if places[event_id] != place)
-            raise InvalidRequestError(
-                "EVENT_ID_REPEATED", f"event {index} has the id of an earlier one", event_index=index
-            )
-        return ids, missing == len(ids)
+        made = iter(make_event_ids(missing))
+        for index, event in enumerate(events):
+            ids[index] = event.event_id = _event_id(ids[index], index) if ids[index] else next(made)
+        return missing == len(ids)
 
     def _are_suspicious(self, labels: list[str], tags_in_all: int) -> bool:
         text = "\n".join(["", *labels, ""])
@@ -268,6 +267,19 @@ def cursor(text: str, field: str) -> Cursor:
 def event_id(text: str) -> str:
     """Convert an event id that is asked about."""
     return _event_id(text, None)
+
+
+def _are_canonical(ids: Sequence[str]) -> bool:
+    text = ",".join(ids)
+    return len(text) == _ID_CHARACTERS * len(ids) - 1 and _IDS.fullmatch(text + ",") is not None
+
+
+def _check_distinct(ids: Sequence[str]) -> None:
+    if len(set(ids)) == len(ids):
+        return
+    places = {event_id: place for place, event_id in reversed(list(enumerate(ids)))}
+    index = next(place for place, event_id in enumerate(ids) if places[event_id] != place)
+    raise InvalidRequestError("EVENT_ID_REPEATED", f"event {index} has the id of an earlier one", event_index=index)
 
 
 def _event_id(text: str, index: int | None) -> str:

@@ -35,7 +35,7 @@ from kudurru_server.model import (
 from kudurru_server.storage.interface import Span, Storage
 
 AT_LEAST_SECONDS = 5.0
-_PREPARERS = 4  # so that appends whose look-up is quick need not wait for one that is slow
+_PREPARERS = 2  # so that appends whose look-up is quick need not wait for one that is slow
 
 
 def system_ticks() -> int:

@@ -5,11 +5,11 @@ message is frames joined. Protobuf merges what is concatenated: the store's fiel
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 from kudurru_server.model import TICKS_PER_SECOND, UNIX_EPOCH_TICKS
 
 _ID_BYTES = 30
+_POSITION_BYTES = 11  # of the id
 
 
 def varint(number: int) -> bytes:
@@ -22,34 +22,40 @@ def varint(number: int) -> bytes:
     return bytes(encoded)
 
 
-@lru_cache(maxsize=4096)
-def _head(event_bytes: int, rest_bytes: int) -> bytes:
-    """Return what stands before an event of this length that is followed by the store's fields of that length."""
-    inner = b"\x0a" + varint(event_bytes)
-    return b"\x0a" + varint(len(inner) + event_bytes + rest_bytes) + inner
-
-
 def make_frames(encoded: Sequence[bytes], first: int, ticks: int) -> list[bytes]:
     """Return the frames of events that are recorded at adjacent positions from `first` on, at one tick."""
     seconds, rest = divmod(ticks - UNIX_EPOCH_TICKS, TICKS_PER_SECOND)
     timestamp = b"\x08" + varint(seconds & 0xFFFF_FFFF_FFFF_FFFF) + (b"\x10" + varint(rest * 100) if rest else b"")
     recorded_at = b"\x22" + varint(len(timestamp)) + timestamp
     id_field = b"\x12" + varint(_ID_BYTES) + b"%019d" % ticks
-    frames = []
-    for position, event in enumerate(encoded, first):
-        number = varint(position)
-        frames.append(
-            b"%b%b%b%011d\x18%b%b"
-            % (
-                _head(len(event), len(number) + len(recorded_at) + 3 + _ID_BYTES),
-                event,
-                id_field,
-                position,
-                number,
-                recorded_at,
-            )
-        )
+    frames: list[bytes] = []
+    end = first + len(encoded)
+    while first < end:
+        # Within 128 positions only the first byte of the position changes, and events of a length have the same head.
+        stop = min(end, (first | 0x7F) + 1)
+        high = varint(first >> 7) if first > 0x7F else b""  # noqa: PLR2004
+        low = 0x80 if high else 0
+        back = high + recorded_at
+        heads = _Heads(len(id_field) + _POSITION_BYTES + 2 + len(back))
+        frames += [
+            b"%b%b%b%011d\x18%c%b" % (heads[len(event)], event, id_field, position, position & 0x7F | low, back)
+            for position, event in zip(range(first, stop), encoded[first - end :], strict=False)
+        ]
+        first = stop
     return frames
+
+
+class _Heads(dict[int, bytes]):
+    """What stands before an event of each length, when this many bytes of the store's fields follow it."""
+
+    def __init__(self, rest_bytes: int) -> None:
+        super().__init__()
+        self._rest_bytes = rest_bytes
+
+    def __missing__(self, event_bytes: int) -> bytes:
+        inner = b"\x0a" + varint(event_bytes)
+        head = self[event_bytes] = b"\x0a" + varint(len(inner) + event_bytes + self._rest_bytes) + inner
+        return head
 
 
 def event_of(frame: bytes) -> bytes:

@@ -4,7 +4,7 @@ The pieces are dropped whole. Postings hold a position, or from the second one o
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from kudurru_server.model import Batch, Entry, Query, QueryItem, matches
 
@@ -29,7 +29,7 @@ class Generation:
         self.highest_id = ""
         self._overhead_bytes = 0
         self._tags: Postings = {}
-        self._types: Postings = {}
+        self._types: dict[str, list[int]] = {}
 
     @property
     def last(self) -> int:
@@ -51,9 +51,15 @@ class Generation:
         tags, types = self._tags, self._types
         for position, label in enumerate(labels, first):
             event_type, *event_tags = label.split("\t")
-            _post(types, event_type, position)
+            types.setdefault(event_type, []).append(position)
             for tag in event_tags:
-                _post(tags, tag, position)
+                known = tags.get(tag)  # in line: the innermost loop of an append
+                if known is None:
+                    tags[tag] = position
+                elif isinstance(known, int):
+                    tags[tag] = [known, position]
+                else:
+                    known.append(position)
 
     def unstage(self, ids: Sequence[str]) -> None:
         """Forget the staged events, whose ids these are."""
@@ -62,7 +68,10 @@ class Generation:
         self._overhead_bytes -= _overhead_bytes(self._labels[len(self._frames) :])
         for label in reversed(self._labels[len(self._frames) :]):
             event_type, *event_tags = label.split("\t")
-            _unpost(self._types, event_type)
+            found = self._types[event_type]
+            found.pop()
+            if not found:
+                del self._types[event_type]
             for tag in event_tags:
                 _unpost(self._tags, tag)
         del self._labels[len(self._frames) :]
@@ -155,16 +164,6 @@ def _overhead_bytes(labels: Sequence[str]) -> int:
     return _EVENT_OVERHEAD_BYTES * len(labels) + len(text) + _TAG_OVERHEAD_BYTES * text.count("\t")
 
 
-def _post(postings: Postings, key: str, position: int) -> None:
-    known = postings.get(key)
-    if known is None:
-        postings[key] = position
-    elif isinstance(known, int):
-        postings[key] = [known, position]
-    else:
-        known.append(position)
-
-
 def _unpost(postings: Postings, key: str) -> None:
     known = postings[key]
     if isinstance(known, int) or len(known) == 1:
@@ -173,7 +172,7 @@ def _unpost(postings: Postings, key: str) -> None:
         known.pop()
 
 
-def _slice(postings: Postings, key: str, after: int, until: int) -> Sequence[int]:
+def _slice(postings: Mapping[str, int | list[int]], key: str, after: int, until: int) -> Sequence[int]:
     known = postings.get(key)
     if known is None:
         return ()
