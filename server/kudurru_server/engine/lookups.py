@@ -4,7 +4,6 @@ Most appends need nothing: their ids are too young to be older than the tail, an
 others are answered together, one question to the store for all that wait.
 """
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -72,20 +71,14 @@ class Lookups:
                 checks += map(Check, (condition.query for condition in append.conditions), afters)
         # Whatever was recorded up to `until` counts, also what the tail still holds: it may drop it before the verdict.
         ids = [event_id for append in appends if _may_hold(border, append) for event_id in append.ids]
-        found, matches = await asyncio.gather(self._find(ids, until), self._first_matches(checks, until))
-        conflicts = iter(matches)
+        found = await self._storage.find(ids, until) if ids else {}
+        conflicts = iter(await self._storage.first_matches(checks, until) if checks else ())
         for append, answer in zip(appends, answers, strict=True):
             if found:
                 answer.found = {event_id: found[event_id] for event_id in append.ids if event_id in found}
             if answer.refusal is None:
                 answer.conflicts = [next(conflicts) for _ in append.conditions]
         return answers
-
-    async def _find(self, ids: Sequence[str], until: int) -> dict[str, Stored]:
-        return await self._storage.find(ids, until) if ids else {}
-
-    async def _first_matches(self, checks: Sequence[Check], until: int) -> Sequence[Stored | None]:
-        return await self._storage.first_matches(checks, until) if checks else ()
 
 
 def _may_hold(border: Border, append: Append) -> bool:
