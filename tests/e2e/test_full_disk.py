@@ -9,6 +9,7 @@ from pathlib import Path
 import grpc
 import pytest
 from kudurru._proto import event_store_service_pb2 as pb
+from kudurru_server.engine.tail import GENERATION_EVENTS
 
 from tests.e2e.client import CALL_SECONDS, Client, Refusal, connect, event, parsed, query
 from tests.e2e.ledger import Ledger, append_request
@@ -22,7 +23,6 @@ _MANY = 1500
 _PAYLOAD = b"secret"
 _SMALL_EVENT_BYTES = 200
 """More than one takes in the log, and less than half of what its rows take in a run."""
-GENERATION_EVENTS = 16_384
 _WAL_FRAME_BYTES = 24 + 4096
 _WAL_INDEX_FRAMES = 4062
 """SQLite's: as many frames have room in the first 32 KiB of a WAL's index; the next one makes it grow."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import grpc
 from kudurru._proto import event_store_service_pb2 as pb
+from kudurru_server.engine.tail import GENERATION_EVENTS
 
 from tests.e2e.client import Client, Refusal, connect, event, parsed, query
 from tests.e2e.ledger import Ledger, append_request
@@ -18,7 +19,6 @@ from tests.server_process import ServerProcess, run_server
 MINIMUMS = ("--tail-bytes", str(1 << 20), "--max-unapplied-bytes", str(64 << 20))
 ROUNDS = 8
 _WAL_BYTES = 256 << 20
-GENERATION_EVENTS = 16_384
 
 
 async def test_kills_under_load_lose_tear_and_repeat_nothing(tmp_path: Path, rng: random.Random) -> None:

@@ -15,7 +15,7 @@ from kudurru_server.engine.generation import Generation
 from kudurru_server.model import START, Batch, Cursor, Entry, Query, Stored
 from kudurru_server.storage.interface import Span
 
-GENERATION_EVENTS = 16_384
+GENERATION_EVENTS = 32_768  # 2 % more appends than with half as many, 9 % more than with a quarter
 GENERATION_BYTES = 16 << 20
 _SHARED_BATCHES = 16  # of at most about 1 MiB
 
