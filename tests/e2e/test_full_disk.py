@@ -18,12 +18,14 @@ from tests.e2e.small_disk import SmallDisk, small_disk
 from tests.server_process import ServerNotServingError, ServerProcess, run_server, run_to_end
 
 _DISK_BYTES = 64 << 20
+_LARGER_DISK_BYTES = 192 << 20
+"""Room for a WAL with as many frames as its index begins with, and for the same once more in the log."""
 _REFUSALS = 40
 _MANY = 1500
 _PAYLOAD = b"secret"
 _SMALL_EVENT_BYTES = 200
 """More than one takes in the log, and less than half of what its rows take in a run."""
-_WAL_FRAME_BYTES = 24 + 4096
+_WAL_FRAME_BYTES = 24 + 16 * 1024
 _WAL_INDEX_FRAMES = 4062
 """SQLite's: as many frames have room in the first 32 KiB of a WAL's index; the next one makes it grow."""
 
@@ -31,6 +33,12 @@ _WAL_INDEX_FRAMES = 4062
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[SmallDisk]:
     with small_disk(tmp_path / "disk", _DISK_BYTES) as mounted:
+        yield mounted
+
+
+@pytest.fixture
+def larger_disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    with small_disk(tmp_path / "disk", _LARGER_DISK_BYTES) as mounted:
         yield mounted
 
 
@@ -155,11 +163,11 @@ async def test_a_start_on_a_full_disk_serves_reads_or_says_why_not(tmp_path: Pat
 
 
 async def test_a_disk_that_fills_where_the_index_of_the_wal_would_grow_is_called_full(
-    tmp_path: Path, disk: SmallDisk
+    tmp_path: Path, larger_disk: SmallDisk
 ) -> None:
     ledger = Ledger()
-    async with _serve(tmp_path, disk) as server, connect(server.address) as client:
-        await _fill_at_wal_index(client, ledger, disk)
+    async with _serve(tmp_path, larger_disk) as server, connect(server.address) as client:
+        await _fill_at_wal_index(client, ledger, larger_disk)
         await _append(client, ledger, _one, _REFUSALS)
         refusals = [answer for answer in ledger.answers[-_REFUSALS // 2 :] if isinstance(answer, Refusal)]
         assert refusals
@@ -168,16 +176,16 @@ async def test_a_disk_that_fills_where_the_index_of_the_wal_would_grow_is_called
 
 
 async def test_a_kill_on_a_disk_that_filled_where_the_index_of_the_wal_would_grow_keeps_every_promise(
-    tmp_path: Path, disk: SmallDisk
+    tmp_path: Path, larger_disk: SmallDisk
 ) -> None:
     ledger = Ledger()
-    async with _serve(tmp_path, disk) as server, connect(server.address) as client:
-        await _fill_at_wal_index(client, ledger, disk)
+    async with _serve(tmp_path, larger_disk) as server, connect(server.address) as client:
+        await _fill_at_wal_index(client, ledger, larger_disk)
         await _append(client, ledger, _one, _REFUSALS)
         await ledger.check(client)
         await server.kill()
-    disk.free()
-    async with _serve(tmp_path, disk) as server, connect(server.address) as client:
+    larger_disk.free()
+    async with _serve(tmp_path, larger_disk) as server, connect(server.address) as client:
         await ledger.settle(client)
 
 
@@ -196,6 +204,7 @@ async def _fill_at_wal_index(client: Client, ledger: Ledger, disk: SmallDisk) ->
         await _append(client, ledger, lambda: append_request([event(data=bytes(100_000))]), 1)
     while frames() < _WAL_INDEX_FRAMES - 12:
         await _append(client, ledger, _one, 1)
+    assert frames() < _WAL_INDEX_FRAMES, "the WAL has grown past its index already"
     disk.fill(leave_bytes=(_WAL_INDEX_FRAMES + 2 - frames()) * _WAL_FRAME_BYTES + 3 * 4096)
 
 

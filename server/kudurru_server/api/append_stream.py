@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from kudurru_server._proto import event_store_service_pb2 as pb
 from kudurru_server.api import rpc
 from kudurru_server.api.convert import Converter
-from kudurru_server.api.outcome import to_outcome
+from kudurru_server.api.outcome import encode_outcome
 from kudurru_server.api.rpc import Context
 from kudurru_server.engine.engine import Engine
 from kudurru_server.engine.judge import Outcome
@@ -16,7 +16,7 @@ from kudurru_server.model import Append
 _AHEAD = 8  # messages of a stream whose outcomes are not sent; more would only move the queue into the server
 _RESPONSE_BYTES = 1 << 20
 
-_Message = asyncio.Task[list[pb.AppendOutcome]]
+_Message = asyncio.Task[list[bytes]]
 
 
 class AppendStream:
@@ -75,7 +75,7 @@ class AppendStream:
                 outcomes[place] = error
         return appends, outcomes
 
-    async def _decide(self, appends: dict[int, Append], outcomes: list[Outcome | None]) -> list[pb.AppendOutcome]:
+    async def _decide(self, appends: dict[int, Append], outcomes: list[Outcome | None]) -> list[bytes]:
         try:
             decided = await self._engine.append(list(appends.values()))
         except KudurruError as error:
@@ -83,14 +83,14 @@ class AppendStream:
         for place, outcome in zip(appends, decided, strict=True):
             outcomes[place] = outcome
         return [
-            to_outcome(appends.get(place), outcome) for place, outcome in enumerate(outcomes) if outcome is not None
+            encode_outcome(appends.get(place), outcome) for place, outcome in enumerate(outcomes) if outcome is not None
         ]
 
     async def _send(self) -> KudurruError | None:
         """Send outcomes until the stream ends; return why it does."""
         while True:
             message = await self._messages.get()
-            outcomes: list[pb.AppendOutcome] = []
+            outcomes: list[bytes] = []
             taken = 0
             while isinstance(message, asyncio.Task):
                 outcomes += await message
@@ -107,14 +107,10 @@ class AppendStream:
             if not isinstance(message, asyncio.Task):
                 return message
 
-    async def _write(self, outcomes: list[pb.AppendOutcome]) -> None:
-        response = pb.AppendStreamResponse()
-        size = 0
-        for outcome in outcomes:
-            response.outcomes.append(outcome)
-            size += outcome.ByteSize()
-            if size >= _RESPONSE_BYTES:
-                await self._context.write(response.SerializeToString())
-                response, size = pb.AppendStreamResponse(), 0
-        if response.outcomes:
-            await self._context.write(response.SerializeToString())
+    async def _write(self, outcomes: list[bytes]) -> None:
+        start = size = 0
+        for stop, outcome in enumerate(outcomes, 1):
+            size += len(outcome)
+            if size >= _RESPONSE_BYTES or stop == len(outcomes):
+                await self._context.write(b"".join(outcomes[start:stop]))
+                start, size = stop, 0

@@ -17,7 +17,6 @@ _CURSOR = re.compile(r"[0-9]{30}")
 _IDS = re.compile(r"(?:[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12},)+")
 _ID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_CONTROL_IN_LABELS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _EMPTY_PARTS = ("\t\t", "\t\n", "\n\t", "\n\n")
 _ID_CHARACTERS = 37  # with the comma behind it
 _SMALL_BYTES = 256  # an encoded event up to here breaks no usual limit but those of its type and tags
@@ -67,10 +66,11 @@ class Converter:
         suspicious = False
         for index, event in enumerate(events):
             ids.append(event.event_id)
-            names = (event.event_type, *event.tags)
-            labels.append("\t".join(names))
-            tags = len(names) - 1
+            names = event.tags[:]  # a slice costs less than the iterator
+            tags = len(names)
             tags_in_all += tags
+            names.insert(0, event.event_type)
+            labels.append("\t".join(names))
             if tags > limits.tags_per_event or (tags > 1 and len({*names}) <= tags):
                 suspicious = True
             data = event.SerializeToString()
@@ -112,13 +112,14 @@ class Converter:
 
     def _are_suspicious(self, labels: list[str], tags_in_all: int) -> bool:
         text = "\n".join(["", *labels, ""])
+        bare = text.replace("\t", "").replace("\n", "")
         longest = max(map(len, labels)) * (1 if text.isascii() else 4)
         return (
             longest > min(self._limits.event_type_bytes, self._limits.tag_bytes)
             or text.count("\t") != tags_in_all
             or text.count("\n") != len(labels) + 1
             or any(empty in text for empty in _EMPTY_PARTS)
-            or _CONTROL_IN_LABELS.search(text) is not None
+            or (not bare.isprintable() and _CONTROL.search(bare) is not None)
         )
 
     def _check_label(self, event: event_pb2.Event, index: int) -> None:

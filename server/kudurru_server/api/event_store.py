@@ -10,7 +10,7 @@ from kudurru_server._proto import event_store_service_pb2 as pb
 from kudurru_server.api import convert, rpc
 from kudurru_server.api.append_stream import AppendStream
 from kudurru_server.api.convert import Converter
-from kudurru_server.api.outcome import to_response
+from kudurru_server.api.outcome import encode_appended
 from kudurru_server.api.rpc import Context
 from kudurru_server.engine.engine import Engine
 from kudurru_server.engine.subscription import CaughtUp, Checkpoint, FellBehind
@@ -53,7 +53,7 @@ class EventStoreApi:
         (outcome,) = await self._engine.append([append])
         if isinstance(outcome, KudurruError):
             raise outcome
-        return to_response(append, outcome).SerializeToString()
+        return encode_appended(append, outcome)
 
     async def _append_stream(self, requests: AsyncIterator[bytes], context: Context) -> None:
         await AppendStream(self._engine, self._converter, context).serve(requests)

@@ -8,7 +8,8 @@ import numpy as np
 
 from kudurru_server.model import group_of
 
-_KNOWN_SLOTS = 1 << 18  # 2 MiB: enough that a store with 100 k live tags writes a name once
+_KNOWN_SETS = 1 << 16
+_KNOWN_WAYS = 4  # 2 MiB: enough that a store with 100 k live tags writes a name once; one way forgets a third of them
 
 
 class TagNames:
@@ -25,7 +26,8 @@ class TagNames:
         self._writer.execute("CREATE TABLE IF NOT EXISTS coverage (store_id TEXT, position INTEGER)")
         self._reader = self._connect(path)
         self._store_id = store_id
-        self._known = np.zeros(_KNOWN_SLOTS, dtype=np.int64)
+        self._known = np.zeros((_KNOWN_WAYS, _KNOWN_SETS), dtype=np.int64)
+        self._way = 0  # the one to write next
         self.covered = 0
         """The last position whose tags are all in here."""
         row = self._writer.execute("SELECT position FROM coverage WHERE store_id = ?", (store_id,)).fetchone()
@@ -54,8 +56,8 @@ class TagNames:
         names = list(tags)
         # Python's own hash of bytes, since its key is secret: nobody can choose a tag that hides another one.
         hashes = np.fromiter(map(hash, names), dtype=np.int64, count=len(names))
-        slots = hashes & (_KNOWN_SLOTS - 1)
-        new = self._known[slots] != hashes
+        sets = hashes & (_KNOWN_SETS - 1)
+        new = (self._known[:, sets] != hashes).all(axis=0)
         added = [names[place].decode() for place in np.flatnonzero(new).tolist()]
         self._writer.execute("BEGIN IMMEDIATE")
         try:
@@ -67,7 +69,8 @@ class TagNames:
             if self._writer.in_transaction:
                 self._writer.execute("ROLLBACK")
             raise
-        self._known[slots[new]] = hashes[new]
+        self._known[self._way, sets[new]] = hashes[new]
+        self._way = (self._way + 1) % _KNOWN_WAYS
         self.covered = max(self.covered, last)
 
     def page(self, group: str | None, after: str | None, limit: int) -> list[str]:
