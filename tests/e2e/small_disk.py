@@ -4,6 +4,7 @@ A keeper process holds the namespace, so that servers in it can be killed and st
 looks at the folder through the keeper's root.
 """
 
+import errno
 import os
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -30,10 +31,16 @@ class SmallDisk:
     def fill(self, leave_bytes: int = 0) -> int:
         """Take the free space with a file named `ballast`, but for `leave_bytes`; return how much that took."""
         with (self.outside / "ballast").open("ab", buffering=0) as file:
-            space = os.fstatvfs(file.fileno())
-            size = max(0, space.f_bavail * space.f_frsize - leave_bytes)
-            os.posix_fallocate(file.fileno(), file.tell(), size) if size else None
-        return size
+            while True:
+                space = os.fstatvfs(file.fileno())
+                size = max(0, space.f_bavail * space.f_frsize - leave_bytes)
+                try:
+                    os.posix_fallocate(file.fileno(), file.tell(), size) if size else None
+                except OSError as error:
+                    if error.errno != errno.ENOSPC:
+                        raise
+                else:  # else the server was quicker: look again
+                    return size
 
     def free(self) -> None:
         """Delete the ballast."""
