@@ -22,6 +22,7 @@ _LARGER_DISK_BYTES = 192 << 20
 """Room for a WAL with as many frames as its index begins with, and for the same once more in the log."""
 _REFUSALS = 40
 _MANY = 1500
+_TAGGED = 50
 _PAYLOAD = b"secret"
 _SMALL_EVENT_BYTES = 200
 """More than one takes in the log, and less than half of what its rows take in a run."""
@@ -223,7 +224,9 @@ async def test_a_start_that_fails_writes_no_payload_to_its_log(tmp_path: Path, d
 
 
 def _many() -> pb.AppendRequest:
-    return append_request([event("Small", f"tag:{number % 50}", data=_PAYLOAD) for number in range(_MANY)])
+    # Few have a tag: more would fill a generation by its bytes, and then at a number of events that varies.
+    tags: list[list[str]] = [[f"tag:{number}"] if number < _TAGGED else [] for number in range(_MANY)]
+    return append_request([event("Small", *one, data=_PAYLOAD) for one in tags])
 
 
 async def _fill_before_second_run(client: Client, ledger: Ledger, disk: SmallDisk) -> None:
