@@ -1,0 +1,1 @@
+"""Where large things are kept: under a key, whole, never changed."""
