@@ -1,4 +1,4 @@
-"""The applier: has the derived rows of complete generations written, and moves the watermark.
+"""The applier: has the derived rows of what is recorded written, and moves the watermark.
 
 It never stops: what fails is tried again. A crash loses nothing, because the next start goes on from the watermark.
 """
@@ -50,17 +50,21 @@ async def recover(storage: Storage, tail: Tail, unapplied_limit_bytes: int) -> N
         tail.load(entry)
 
 
-async def run_applier(storage: Storage, tail: Tail) -> None:
-    """Apply generations as they become complete, for ever."""
+async def run_applier(storage: Storage, tail: Tail, delay_seconds: float | None) -> None:
+    """Apply what is recorded, for ever: after a delay, or, if it is None, when a generation is complete."""
     while True:
-        generation = tail.to_apply()
-        if generation is None:
-            await tail.sealed.wait()
+        entries = tail.to_apply(whole=delay_seconds is None)
+        if not entries:
+            if delay_seconds is None:
+                await tail.sealed.wait()
+            else:
+                await tail.changed()
+                await asyncio.sleep(delay_seconds)
             continue
         try:
-            await storage.apply(generation.entries)
+            await storage.apply(entries)
         except KudurruError as error:
             _logger.warning("apply_failed", reason=error.reason, error=error.message)
             await asyncio.sleep(_RETRY_SECONDS)
             continue
-        tail.mark_applied(generation.last)
+        tail.mark_applied(entries[-1].last)

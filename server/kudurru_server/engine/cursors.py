@@ -1,5 +1,6 @@
 """From cursors to positions and back, and the refusal of cursors that are not this store's."""
 
+from kudurru_server.engine.follower import Follower
 from kudurru_server.engine.tail import Tail
 from kudurru_server.errors import CursorOutOfRangeError
 from kudurru_server.model import Cursor
@@ -9,9 +10,10 @@ from kudurru_server.storage.interface import Storage
 class Cursors:
     """Translates for one tail and its store."""
 
-    def __init__(self, tail: Tail, storage: Storage) -> None:
+    def __init__(self, tail: Tail, storage: Storage, follower: Follower) -> None:
         self._tail = tail
         self._storage = storage
+        self._follower = follower
 
     def in_tail(self, cursor: Cursor, field: str) -> int | None:
         """Return the position that `cursor` stands right after, if memory tells; else None.
@@ -37,6 +39,8 @@ class Cursors:
         Raises:
             CursorOutOfRangeError: it lies beyond the head or contradicts the event at its position.
         """
+        if cursor.position > self._tail.head.position:
+            await self._follower.catch_up()
         position = self.in_tail(cursor, field)
         if position is not None:
             return position

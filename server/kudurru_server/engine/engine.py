@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from kudurru_server.engine.applier import recover, run_applier
 from kudurru_server.engine.cursors import Cursors
+from kudurru_server.engine.follower import Follower
 from kudurru_server.engine.group_commit import GroupCommit
 from kudurru_server.engine.judge import Judge, Outcome, SameContent
 from kudurru_server.engine.lookups import Lookups
@@ -45,11 +46,18 @@ def system_ticks() -> int:
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """How much memory the parts may use, and what time it is."""
+    """How much memory the parts may use, what the store needs, and what time it is."""
 
     tail_bytes: int = 64 << 20
     pending_bytes: int = 64 << 20
     unapplied_bytes: int = 256 << 20
+    entry_bytes: int = 2 << 20
+    """An entry stops growing here: a larger one delays its first append more than it saves."""
+    follow_busy_seconds: float | None = None
+    """Pause between looks for other nodes' entries while there are some; None: there are no other nodes."""
+    follow_idle_seconds: float = 0.1
+    apply_delay_seconds: float | None = None
+    """How long derived rows wait for others to be written with; None: for a generation to be complete."""
     clock: Callable[[], int] = system_ticks
 
 
@@ -60,17 +68,21 @@ class Engine:
         self._storage = storage
         self._unapplied_bytes = options.unapplied_bytes
         self._tail = Tail(options.tail_bytes)
-        self._cursors = Cursors(self._tail, storage)
+        self._follower = Follower(self._tail, storage, options.follow_busy_seconds, options.follow_idle_seconds)
+        self._cursors = Cursors(self._tail, storage, self._follower)
         self._reader = Reader(self._tail, storage)
         self._commit = GroupCommit(
             storage,
             self._tail,
             Lookups(self._tail, storage, self._cursors),
             Judge(self._tail, self._cursors, same_content),
+            self._follower,
             clock=options.clock,
             pending_bytes=options.pending_bytes,
             unapplied_bytes=options.unapplied_bytes,
+            entry_bytes=options.entry_bytes,
         )
+        self._apply_delay_seconds = options.apply_delay_seconds
         self.closing = asyncio.Event()
 
     async def recover(self) -> None:
@@ -82,7 +94,8 @@ class Engine:
         return [
             *(tasks.create_task(self._commit.run_prepare()) for _ in range(_PREPARERS)),
             tasks.create_task(self._commit.run_commit()),
-            tasks.create_task(run_applier(self._storage, self._tail)),
+            tasks.create_task(run_applier(self._storage, self._tail, self._apply_delay_seconds)),
+            *([tasks.create_task(self._follower.run())] if self._follower.has_others else []),
         ]
 
     async def drain(self) -> None:
@@ -118,6 +131,7 @@ class Engine:
                 while str(self.head) < str(at_least):
                     if self.closing.is_set():
                         raise ShuttingDownError
+                    self._follower.hurry()
                     await self._tail.changed()
         except TimeoutError as error:
             raise NotReachedError(
@@ -152,6 +166,8 @@ class Engine:
         Raises:
             CursorOutOfRangeError: the cursor is not one of this store.
         """
+        if after is None:
+            await self._follower.catch_up()
         subscription = Subscription(
             self._tail,
             self._reader,

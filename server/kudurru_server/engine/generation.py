@@ -88,6 +88,10 @@ class Generation:
         """Return the entry that recorded `position`."""
         return self.entries[bisect_right(self._firsts, position) - 1]
 
+    def entries_after(self, position: int) -> list[Entry]:
+        """Return the entries behind `position`, the end of one (or of what precedes them all)."""
+        return self.entries[bisect_right(self._firsts, position) :]
+
     def known(self, ids: Sequence[str], lowest: str) -> dict[str, int]:
         """Return the positions of those of `ids`, the lowest of which is `lowest`, that are in here."""
         if lowest > self.highest_id or self._ids.keys().isdisjoint(ids):

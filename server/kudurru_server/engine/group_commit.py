@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import structlog
 
+from kudurru_server.engine.follower import Follower
 from kudurru_server.engine.frame import make_frames
 from kudurru_server.engine.judge import Judge, Outcome, Verdict
 from kudurru_server.engine.lookups import NOTHING_ASKED, Lookups
@@ -20,7 +21,6 @@ from kudurru_server.storage.interface import Storage
 
 _logger = structlog.get_logger()
 
-ENTRY_BYTES = 2 << 20  # an entry stops growing here: a larger one delays its first append more than it saves
 ENTRY_EVENTS = 16_384
 
 
@@ -64,18 +64,22 @@ class GroupCommit:
         tail: Tail,
         lookups: Lookups,
         judge: Judge,
+        follower: Follower,
         *,
         clock: Callable[[], int],
         pending_bytes: int,
         unapplied_bytes: int,
+        entry_bytes: int,
     ) -> None:
         self._storage = storage
         self._tail = tail
         self._lookups = lookups
         self._judge = judge
+        self._follower = follower
         self._clock = clock
         self._pending_limit_bytes = pending_bytes
         self._unapplied_limit_bytes = unapplied_bytes
+        self._entry_bytes = entry_bytes
         self._pending_bytes = 0
         self._to_prepare: deque[_Waiting] = deque()
         self._to_commit: deque[_Waiting] = deque()
@@ -176,14 +180,15 @@ class GroupCommit:
             if not self._to_commit:
                 self._commit_wanted.clear()
             while batch:
-                batch = await self._commit(batch)
+                async with self._follower.turn:
+                    batch = await self._commit(batch)
 
     def _take(self) -> list[_Waiting]:
         batch: list[_Waiting] = []
         size = events = 0
-        while self._to_commit and size < ENTRY_BYTES and events < ENTRY_EVENTS:
+        while self._to_commit and size < self._entry_bytes and events < ENTRY_EVENTS:
             append = self._to_commit[0].append
-            if batch and (size + append.size_bytes > ENTRY_BYTES or events + len(append.ids) > ENTRY_EVENTS):
+            if batch and (size + append.size_bytes > self._entry_bytes or events + len(append.ids) > ENTRY_EVENTS):
                 break
             waiting = self._to_commit.popleft()
             if waiting.abandoned:
@@ -209,7 +214,7 @@ class GroupCommit:
             try:
                 if not await self._storage.put(entry):
                     self._tail.unstage(entry.ids)
-                    await self._catch_up()
+                    await self._follower.catch_up_after_lost_put()
                     return [waiting for waiting, _ in judged]
             except Exception as error:  # noqa: BLE001 - one bad append must not end the node
                 failure = _fault("put_failed", error)
@@ -227,18 +232,6 @@ class GroupCommit:
                 first, count = next(appends)
                 self._settle(waiting, Appended(first, count, entry.ticks, already_committed=False))
         return []
-
-    async def _catch_up(self) -> None:
-        while True:
-            try:
-                entries = await self._storage.entries(self._tail.head.position)
-            except StorageUnavailableError:
-                await asyncio.sleep(0.1)
-                continue
-            for entry in entries:
-                self._tail.load(entry)
-            if not entries:
-                return
 
 
 def _fault(event: str, error: Exception) -> KudurruError:

@@ -41,13 +41,15 @@ class Lookups:
 
     def enough(self, append: Append, answers: Answers) -> bool:
         """Tell whether the tail and these answers together say everything about the append."""
-        border, left = self._tail.before, self._tail.left
+        border, left, head = self._tail.before, self._tail.left, self._tail.head
         if answers.until >= left.position or answers.refusal is not None:
             return True
-        return not _may_hold(border, append) and not any(
-            condition.after.position < left.position
-            and not (condition.after.position == 0 and condition.after.ticks > left.ticks)
-            for condition in append.conditions
+        if _may_hold(border, append):
+            return False
+        afters = [condition.after for condition in append.conditions]
+        return all(
+            left.position <= after.position <= head.position or (after.position == 0 and after.ticks > left.ticks)
+            for after in afters
         )
 
     async def answer(self, appends: Sequence[Append]) -> list[Answers]:

@@ -4,7 +4,6 @@ Nothing is pushed to it and nothing is queued for it: it takes the next batch wh
 """
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -77,18 +76,18 @@ class Subscription:
         """
         tail = self._tail
         live = False
-        due = time.monotonic() + self._heartbeat_seconds
+        due = self._now() + self._heartbeat_seconds
         while not self._closing():
-            if time.monotonic() >= due:
+            if self._now() >= due:
                 yield await self._checkpoint()
-                due = time.monotonic() + self._heartbeat_seconds
+                due = self._now() + self._heartbeat_seconds
                 continue
             if self._position is None and self._after.ticks <= tail.head.ticks:
                 self._position = await self._cursors.position(self._after, "after")
             position, head = self._position, tail.head.position
             if position is None or position == head:
                 if live:
-                    await self._news(due - time.monotonic())
+                    await self._news(due - self._now())
                 else:
                     live = True
                     yield CaughtUp(await self._cursor())
@@ -113,7 +112,7 @@ class Subscription:
                 self._position = batch.reached
                 if batch.count:
                     yield batch
-                if self._closing() or time.monotonic() >= due:
+                if self._closing() or self._now() >= due:
                     return
 
     async def _checkpoint(self) -> Checkpoint:
@@ -126,6 +125,10 @@ class Subscription:
             return self._after
         cursor = await self._cursors.at(self._position)
         return max(cursor, self._after, key=str)  # a time may lie between the event there and the next one
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()
 
     async def _news(self, timeout_seconds: float) -> None:
         try:

@@ -107,19 +107,21 @@ class Tail:
 
     # ── shrinking ──
 
-    def to_apply(self) -> Generation | None:
-        """Return the oldest generation that is complete and not applied."""
-        for generation in self._generations[:-1]:
-            if generation.first == self.applied + 1:
-                return generation
+    def to_apply(self, *, whole: bool) -> list[Entry]:
+        """Return the oldest entries that are not applied, those of one generation; if `whole`, of a complete one."""
+        for generation in self._generations[:-1] if whole else self._generations:
+            if generation.last > self.applied:
+                return generation.entries_after(self.applied)
         self.sealed.clear()
-        return None
+        return []
 
     def mark_applied(self, position: int) -> None:
-        """Move the watermark to `position`, the end of a generation, and drop what the budget has no room for."""
-        for generation in self._generations[:-1]:
-            if self.applied < generation.last <= position:
-                self.applied_border = self.applied_border.after(generation)
+        """Move the watermark to `position`, the end of an entry, and drop what the budget has no room for."""
+        highest_id = self.applied_border.highest_id
+        for generation in self._generations:
+            if self.applied < generation.last and generation.first <= position and highest_id is not None:
+                highest_id = max(highest_id, generation.highest_id)
+        self.applied_border = Border(Cursor(self.ticks_at(position), position), highest_id)
         self.applied = position
         total = sum(generation.size_bytes for generation in self._generations)
         while total > self._budget_bytes and len(self._generations) > 1 and self._generations[0].last <= self.applied:

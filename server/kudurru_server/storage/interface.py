@@ -66,10 +66,12 @@ class Storage(Protocol):
         """
         ...
 
-    async def entries(self, after: int) -> Sequence[Entry]:
+    async def entries(self, after: int, *, latest: bool = True) -> Sequence[Entry]:
         """Return the next events of the log above position `after`, in order, a bounded amount; none at the head.
 
-        Entries may come in pieces: what is asked of the pieces is what is asked of the entries.
+        If `latest`, everything recorded before the call is seen; else the newest entries may still be missing. Where
+        several nodes share the store, and `after` is the end of an entry, entries come whole; else they may come in
+        pieces, and what is asked of the pieces is what is asked of the entries.
         """
         ...
 
@@ -82,7 +84,11 @@ class Storage(Protocol):
         ...
 
     async def apply(self, entries: Sequence[Entry]) -> None:
-        """Write the derived rows of `entries`, which begin right after the watermark, and move it to their last."""
+        """Write the derived rows of `entries`, and move the watermark to their last.
+
+        They begin right after what the caller knows to be applied. Where several nodes share the store, it returns as
+        soon as the watermark is there, whoever has moved it.
+        """
         ...
 
     async def history(self, query: Query, span: Span, max_events: int, max_bytes: int) -> Batch:

@@ -78,7 +78,7 @@ class SqliteStorage:
                 self._maintain("checkpoint", self._checkpoint)
         return written
 
-    async def entries(self, after: int) -> Sequence[Entry]:
+    async def entries(self, after: int, *, latest: bool = True) -> Sequence[Entry]:  # noqa: ARG002 - it always is
         """See `Storage`."""
         return await self._run(self._reader, self._entries, after)
 

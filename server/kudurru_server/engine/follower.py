@@ -1,0 +1,86 @@
+"""Takes what other nodes have recorded into the tail.
+
+The next place of the log is decided either by this node's put or by reading what another node put there, never by both
+at once: whoever does one of them has the turn.
+"""
+
+import asyncio
+
+import structlog
+
+from kudurru_server.engine.tail import Tail
+from kudurru_server.errors import StorageUnavailableError
+from kudurru_server.storage.interface import Storage
+
+_RETRY_SECONDS = 0.1
+_BACK_OFF = 1.2  # from the busy interval to the idle one within some ten polls
+_logger = structlog.get_logger()
+
+
+class Follower:
+    """Follows the log for one tail."""
+
+    def __init__(self, tail: Tail, storage: Storage, busy_seconds: float | None, idle_seconds: float) -> None:
+        """Follow with pauses between the two lengths; `busy_seconds` None: this node is the only one."""
+        self._tail = tail
+        self._storage = storage
+        self._busy_seconds = busy_seconds
+        self._idle_seconds = idle_seconds
+        self._wanted = asyncio.Event()
+        self.turn = asyncio.Lock()
+
+    @property
+    def has_others(self) -> bool:
+        """Tell whether other nodes may write to the store."""
+        return self._busy_seconds is not None
+
+    async def run(self) -> None:
+        """Follow the log, for ever, if there are other nodes."""
+        pause = self._busy_seconds
+        while pause is not None and self._busy_seconds is not None:
+            try:
+                async with asyncio.timeout(pause):
+                    await self._wanted.wait()
+            except TimeoutError:
+                pass
+            self._wanted.clear()
+            try:
+                async with self.turn:
+                    found = await self._load(latest=False)
+            except StorageUnavailableError as error:
+                _logger.warning("follow_failed", reason=error.reason, error=error.message)
+                found = False
+            pause = self._busy_seconds if found else min(self._idle_seconds, pause * _BACK_OFF)
+
+    def hurry(self) -> None:
+        """Look at the log now: somebody waits for news."""
+        self._wanted.set()
+
+    async def catch_up(self) -> None:
+        """Take in everything that was recorded before the call.
+
+        Raises:
+            StorageUnavailableError: the log could not be read.
+        """
+        if self.has_others:
+            async with self.turn:
+                await self._load(latest=True)
+
+    async def catch_up_after_lost_put(self) -> None:
+        """Take in the entry that another node has put, however long it takes; the caller has the turn."""
+        while True:
+            try:
+                await self._load(latest=True)
+            except StorageUnavailableError as error:
+                _logger.warning("follow_failed", reason=error.reason, error=error.message)
+                await asyncio.sleep(_RETRY_SECONDS)
+            else:
+                return
+
+    async def _load(self, *, latest: bool) -> bool:
+        found = False
+        while entries := await self._storage.entries(self._tail.head.position, latest=latest):
+            for entry in entries:
+                self._tail.load(entry)
+            found = True
+        return found
