@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from kudurru_server._proto.event_pb2 import Event
-from kudurru_server.engine.frame import event_of, make_frames, varint
+from kudurru_server.frame import event_of, make_frames, varint
 
 from tests.builders import NOON, events_of, recorded
 from tests.reference import UNIX_EPOCH_TICKS

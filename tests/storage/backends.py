@@ -2,15 +2,20 @@
 
 import contextlib
 import os
+import random
 import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from kudurru_server.storage.dynamodb import store as dynamodb
+from kudurru_server.storage.dynamodb.store import DynamoOptions
 from kudurru_server.storage.interface import Storage
 from kudurru_server.storage.sqlite.store import open_storage
+
+from tests.memory_database import MemoryDatabase, Tables
 
 
 class Backend(Protocol):
@@ -51,4 +56,27 @@ class SqliteBackend:
         return SqliteBackend(copy)
 
 
-BACKENDS: dict[str, Callable[[Path], Backend]] = {"sqlite": lambda folder: SqliteBackend(folder / "data")}
+@dataclass
+class MemoryBackend:
+    """The store on DynamoDB, with its tables in memory."""
+
+    options: DynamoOptions
+    tables: Tables = field(default_factory=Tables)
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[Storage]:
+        """Open the store."""
+        database = MemoryDatabase(self.tables)
+        async with dynamodb.open_storage(database, None, self.options, chance=random.Random(1)) as storage:
+            yield storage
+
+    def crashed(self) -> Backend:
+        """Return what the tables hold now."""
+        return MemoryBackend(self.options, self.tables.copy())
+
+
+BACKENDS: dict[str, Callable[[Path], Backend]] = {
+    "sqlite": lambda folder: SqliteBackend(folder / "data"),
+    "dynamodb-log": lambda _: MemoryBackend(DynamoOptions()),
+    "dynamodb-index": lambda _: MemoryBackend(DynamoOptions(prefer_index=True, in_transactions=False)),
+}

@@ -2,9 +2,9 @@
 
 from kudurru_server._proto import event_store_service_pb2 as pb
 from kudurru_server.api.status import to_append_error
-from kudurru_server.engine.frame import varint
 from kudurru_server.engine.judge import Outcome
 from kudurru_server.errors import KudurruError
+from kudurru_server.frame import varint
 from kudurru_server.model import Append, Appended
 
 

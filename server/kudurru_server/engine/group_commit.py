@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterable, Sequence
 import structlog
 
 from kudurru_server.engine.follower import Follower
-from kudurru_server.engine.frame import make_frames
 from kudurru_server.engine.judge import Judge, Outcome, Verdict
 from kudurru_server.engine.lookups import NOTHING_ASKED, Lookups
 from kudurru_server.engine.tail import Tail
 from kudurru_server.errors import KudurruError, OverloadedError, ShuttingDownError, StorageUnavailableError
+from kudurru_server.frame import make_frames
 from kudurru_server.model import Append, Appended, Entry
 from kudurru_server.storage.interface import Storage
 

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from kudurru_server.engine.cursors import Cursors
-from kudurru_server.engine.frame import event_of
 from kudurru_server.engine.lookups import ID_LEAD_TICKS, Answers
 from kudurru_server.engine.tail import Tail
 from kudurru_server.errors import (
@@ -18,6 +17,7 @@ from kudurru_server.errors import (
     InvalidRequestError,
     KudurruError,
 )
+from kudurru_server.frame import event_of
 from kudurru_server.model import Append, Appended, Condition, Cursor, Entry, Stored, parts
 
 SameContent = Callable[[bytes, bytes], bool]

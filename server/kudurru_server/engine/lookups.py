@@ -42,14 +42,14 @@ class Lookups:
     def enough(self, append: Append, answers: Answers) -> bool:
         """Tell whether the tail and these answers together say everything about the append."""
         border, left, head = self._tail.before, self._tail.left, self._tail.head
+        if answers is NOTHING_ASKED and any(one.after.position > head.position for one in append.conditions):
+            return False  # another node may have recorded it: that takes a look at the log
         if answers.until >= left.position or answers.refusal is not None:
             return True
-        if _may_hold(border, append):
-            return False
-        afters = [condition.after for condition in append.conditions]
-        return all(
-            left.position <= after.position <= head.position or (after.position == 0 and after.ticks > left.ticks)
-            for after in afters
+        return not _may_hold(border, append) and not any(
+            condition.after.position < left.position
+            and not (condition.after.position == 0 and condition.after.ticks > left.ticks)
+            for condition in append.conditions
         )
 
     async def answer(self, appends: Sequence[Append]) -> list[Answers]:

@@ -72,6 +72,10 @@ def type_key(event_type: str) -> Key:
     return Key(f"TYPE#{event_type}", "LAST")
 
 
+LOWEST_NAME = " "
+HIGHEST_NAME = "\U0010ffff"
+"""Around every tag: none has a character below a space."""
+
 GROUPS_PK = "GROUPS"
 """The partition that lists every group, in order."""
 

@@ -60,6 +60,12 @@ class _Heads(dict[int, bytes]):
 
 def event_of(frame: bytes) -> bytes:
     """Return the encoded event inside a frame."""
+    start, stop = event_range(frame)
+    return frame[start:stop]
+
+
+def event_range(frame: bytes) -> tuple[int, int]:
+    """Return where the encoded event lies in a frame."""
     start = _skip_varint(frame, 1) + 1
     end = start
     length = shift = 0
@@ -67,7 +73,7 @@ def event_of(frame: bytes) -> bytes:
         length |= (frame[end] & 0x7F) << shift
         shift, end = shift + 7, end + 1
     length |= frame[end] << shift
-    return frame[end + 1 : end + 1 + length]
+    return end + 1, end + 1 + length
 
 
 def _skip_varint(data: bytes, at: int) -> int:

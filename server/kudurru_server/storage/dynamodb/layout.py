@@ -1,0 +1,54 @@
+"""What all nodes must agree on, in `META#layout`: written once, by whoever comes first, and read by everyone else."""
+
+from kudurru_server.errors import DataDirectoryError
+from kudurru_server.storage.dynamodb import keys
+from kudurru_server.storage.dynamodb.attributes import number_of
+from kudurru_server.storage.dynamodb.database import Absent, Below, Database, Item, Table
+from kudurru_server.storage.dynamodb.event_rows import EventRows
+
+FORMAT = 1
+_KEY = keys.meta_key("layout")
+
+
+class Layout:
+    """The layout of a store. Use `agree`."""
+
+    def __init__(self, database: Database, rows: EventRows) -> None:
+        self._database = database
+        self._rows = rows
+        self.stripes = 0
+        self.write_shard_count = 0
+        """The largest that any node has written with: readers look at so many shards."""
+
+    async def agree(self, stripes: int, write_shard_count: int) -> None:
+        """Read the layout; make it if there is none, and raise the number of shards if it is lower.
+
+        Raises:
+            DataDirectoryError: the store has another format.
+            StorageUnavailableError: it does not answer.
+        """
+        new: Item = {
+            "pk": _KEY.pk,
+            "n": _KEY.sk,
+            "format": FORMAT,
+            "stripes": stripes,
+            "write_shard_count": write_shard_count,
+        }
+        refused = await self._rows.asking(lambda: self._database.put(Table.LOG, new, Absent()))
+        found = new if refused is None or refused.item is None else refused.item
+        if number_of(found, "format") != FORMAT:
+            known = number_of(found, "format")
+            raise DataDirectoryError(f"the log has format {known}, which this version does not know")
+        if number_of(found, "write_shard_count") < write_shard_count:
+            more: Item = {"write_shard_count": write_shard_count}
+            below = Below("write_shard_count", write_shard_count)
+            await self._rows.asking(lambda: self._database.update(Table.LOG, _KEY, more, below))
+        await self.refresh()
+
+    async def refresh(self) -> None:
+        """Read the layout again: another node may have raised the number of shards."""
+        item = await self._rows.asking(lambda: self._database.get(Table.LOG, _KEY, consistent=True))
+        if item is None:
+            raise DataDirectoryError("the log has no layout")
+        self.stripes = number_of(item, "stripes")
+        self.write_shard_count = number_of(item, "write_shard_count")

@@ -1,0 +1,187 @@
+"""The store on DynamoDB: the parts put together behind the contract."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from kudurru_server.model import START, Batch, Cursor, Entry, Query, QueryItem, Stored, TagSummary
+from kudurru_server.storage.blobs.interface import Blobs
+from kudurru_server.storage.dynamodb.conditions import Conditions
+from kudurru_server.storage.dynamodb.database import Database
+from kudurru_server.storage.dynamodb.event_rows import EventRows
+from kudurru_server.storage.dynamodb.history import History
+from kudurru_server.storage.dynamodb.layout import FORMAT, Layout
+from kudurru_server.storage.dynamodb.log import Log, LogOptions
+from kudurru_server.storage.dynamodb.merge import IndexReader
+from kudurru_server.storage.dynamodb.payloads import Payloads
+from kudurru_server.storage.dynamodb.retries import Pauses
+from kudurru_server.storage.dynamodb.roll_forward import RollForward, RollOptions
+from kudurru_server.storage.dynamodb.tag_rows import Range, TagRows
+from kudurru_server.storage.interface import Check, Span
+
+
+@dataclass(frozen=True, slots=True)
+class DynamoOptions:
+    """How the store uses DynamoDB and S3."""
+
+    stripes: int = 4
+    """Partitions that neighbouring log entries are spread over; fixed when the store is made."""
+    write_shard_count: int = 4
+    """Partitions that the index of all events is spread over; may be raised at any time."""
+    payload_threshold_bytes: int = 256 << 10
+    """Payloads above it go to S3."""
+    in_transactions: bool = True
+    """Write an entry's rows in transactions; else in batch writes."""
+    prefer_index: bool = False
+    """Read history from the index of all events although the log has it."""
+    writes_at_once: int = 8
+    lease_seconds: float = 3.0
+    """A node that has rows to write and moves nothing for so long is replaced."""
+    poll_seconds: float = 0.25
+    """Between looks at what the node that writes the rows has done."""
+    read_seconds: float = 10.0
+    """How long a read, or the writing of rows, is tried."""
+    give_up_seconds: float = 10.0
+    """How long the outcome of a put is sought; after that it is unknown."""
+
+
+class DynamoStorage:
+    """A `Storage` on a database. Use `open_storage`."""
+
+    def __init__(
+        self,
+        *,
+        log: Log,
+        rows: EventRows,
+        tag_rows: TagRows,
+        history: History,
+        conditions: Conditions,
+        roll: RollForward,
+    ) -> None:
+        self._log = log
+        self._rows = rows
+        self._tag_rows = tag_rows
+        self._history = history
+        self._conditions = conditions
+        self._roll = roll
+
+    async def begin(self) -> None:
+        """Start behind the watermark."""
+        applied = await self._roll.look()
+        self._log.begin(applied.number, applied.cursor)
+
+    async def head(self) -> Cursor:
+        """See `Storage`."""
+        await self._log.catch_up()
+        return self._log.head
+
+    async def put(self, entry: Entry) -> bool:
+        """See `Storage`."""
+        return await self._log.put(entry)
+
+    async def entries(self, after: int, *, latest: bool = True) -> Sequence[Entry]:
+        """See `Storage`."""
+        return await self._log.entries(after, latest=latest)
+
+    async def applied(self) -> int:
+        """See `Storage`."""
+        return (await self._roll.look()).cursor.position
+
+    async def highest_id(self) -> str | None:
+        """See `Storage`."""
+        return (await self._roll.look()).highest_id
+
+    async def apply(self, entries: Sequence[Entry]) -> None:
+        """See `Storage`."""
+        await self._roll.apply(entries, self._number_of)
+
+    async def _number_of(self, entry: Entry) -> int:
+        return await self._log.number_at(entry.last)
+
+    async def history(self, query: Query, span: Span, max_events: int, max_bytes: int) -> Batch:
+        """See `Storage`."""
+        return await self._history.read(query, span, max_events, max_bytes)
+
+    async def first_matches(self, checks: Sequence[Check], until: int) -> list[Stored | None]:
+        """See `Storage`."""
+        return list(await asyncio.gather(*(self._conditions.first(check, until) for check in checks)))
+
+    async def find(self, event_ids: Sequence[str], until: int) -> dict[str, Stored]:
+        """See `Storage`."""
+        rows = await self._rows.find(event_ids)
+        found = await self._rows.complete([row for row in rows.values() if row.stored.position <= until])
+        return {stored.event_id: stored for stored in found}
+
+    async def ticks_at(self, position: int) -> int:
+        """See `Storage`."""
+        return await self._log.ticks_at(position)
+
+    async def position_before(self, ticks: int, until: int) -> int:
+        """See `Storage`."""
+        return await self._log.position_before(ticks, until)
+
+    async def tag(self, tag: str, until: int, *, with_count: bool) -> TagSummary | None:
+        """See `Storage`."""
+        if not until:
+            return None
+        end = Cursor(await self._log.ticks_at(until), until)
+        query = Query((QueryItem(tags=(tag,)),))
+        first = await self._tag_rows.read(query, Range(START, end), 1)
+        last = await self._tag_rows.read(query, Range(START, end, backwards=True), 1)
+        if not first.events or not last.events:
+            return None
+        count = await self._tag_rows.count(tag, end) if with_count else None
+        return TagSummary(first.events[0].position, last.events[0].position, count)
+
+    async def tags(self, group: str | None, after: str | None, limit: int) -> list[str]:
+        """See `Storage`."""
+        return await self._tag_rows.listed(group, after, limit)
+
+
+@asynccontextmanager
+async def open_storage(
+    database: Database, blobs: Blobs | None, options: DynamoOptions, *, chance: random.Random
+) -> AsyncIterator[DynamoStorage]:
+    """Open the store in the tables of `database`, which exist; other nodes may have it open, too.
+
+    Raises:
+        DataDirectoryError: it has another format.
+        StorageUnavailableError: it does not answer.
+    """
+    pauses = Pauses(chance)
+    node = chance.randbytes(8).hex()
+    payloads = Payloads(blobs, options.payload_threshold_bytes)
+    rows = EventRows(database, payloads, pauses, options.read_seconds)
+    layout = Layout(database, rows)
+    await layout.agree(options.stripes, options.write_shard_count)
+    log = Log(database, payloads, rows, LogOptions(layout.stripes, node, options.give_up_seconds), chance)
+    roll = RollForward(
+        database,
+        rows,
+        payloads,
+        pauses,
+        RollOptions(
+            holder=node,
+            write_shard_count=options.write_shard_count,
+            layout=f"{FORMAT}:{options.write_shard_count}:{options.payload_threshold_bytes}",
+            in_transactions=options.in_transactions,
+            at_once=options.writes_at_once,
+            lease_seconds=options.lease_seconds,
+            poll_seconds=options.poll_seconds,
+        ),
+    )
+    tag_rows = TagRows(database, rows)
+    index = IndexReader(database, rows, layout)
+    history = History(log, rows, tag_rows, index, pauses, prefer_index=options.prefer_index)
+    storage = DynamoStorage(
+        log=log,
+        rows=rows,
+        tag_rows=tag_rows,
+        history=history,
+        conditions=Conditions(database, rows, tag_rows, log, history),
+        roll=roll,
+    )
+    await storage.begin()
+    yield storage
