@@ -1,6 +1,11 @@
-"""What all tests share: how hypothesis runs."""
+"""What all tests share: how hypothesis runs, and the real services that stores run on."""
 
+from collections.abc import Iterator
+
+import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.aws.components import Component, dynamodb_local, seaweedfs
 
 settings.register_profile(
     "kudurru",
@@ -9,3 +14,17 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("kudurru")
+
+
+@pytest.fixture(scope="session")
+def dynamodb() -> Iterator[Component]:
+    """Return a DynamoDB, started when a test first asks for it; tests that share it use tables of their own."""
+    with dynamodb_local() as component:
+        yield component
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[Component]:
+    """Return an S3, started when a test first asks for it; tests that share it use buckets of their own."""
+    with seaweedfs() as component:
+        yield component

@@ -25,8 +25,17 @@ BELOW = {
     "storage.dynamodb": {"model", "errors", "frame", "storage.interface", "storage.blobs", "storage.dynamodb"},
     "engine": {"model", "errors", "frame", "storage.interface", "engine"},
     "api": {"_proto", "model", "errors", "frame", "engine", "api"},
-    "app": {"_proto", "model", "errors", "settings", "api", "engine", "storage.interface", "storage.sqlite"},
-    "cli": {"app", "errors", "logs", "settings"},
+    "stores": {
+        "engine",
+        "errors",
+        "settings",
+        "storage.interface",
+        "storage.blobs",
+        "storage.dynamodb",
+        "storage.sqlite",
+    },
+    "app": {"_proto", "model", "errors", "settings", "stores", "api", "engine"},
+    "cli": {"app", "errors", "logs", "settings", "stores"},
     "__main__": {"cli"},
 }
 """Of each part, the parts it may import."""

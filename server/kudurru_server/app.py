@@ -19,10 +19,9 @@ from grpc_reflection.v1alpha import reflection
 from kudurru_server.api.convert import Converter, same_content
 from kudurru_server.api.event_store import SERVICE, EventStoreApi
 from kudurru_server.api.health import Health
-from kudurru_server.engine.engine import Engine, EngineOptions, run_engine
+from kudurru_server.engine.engine import Engine, run_engine
 from kudurru_server.settings import Settings
-from kudurru_server.storage.interface import Storage
-from kudurru_server.storage.sqlite.store import open_storage
+from kudurru_server.stores import open_store
 
 _logger = structlog.get_logger()
 
@@ -41,7 +40,8 @@ async def serve(settings: Settings) -> None:
     """Run a server until SIGTERM or SIGINT.
 
     Raises:
-        DataDirectoryError: the storage cannot be opened.
+        DataDirectoryError: the store cannot be used.
+        StorageUnavailableError: it does not answer, or is not as it must be.
         ListenError: the address cannot be listened on.
     """
     gc.set_threshold(200_000, 20, 100)  # the tail is large and has no cycles
@@ -54,13 +54,8 @@ async def serve(settings: Settings) -> None:
     async with AsyncExitStack() as stack:
         stack.push_async_callback(server.stop, 0)
         address = bind(server, settings.listen)
-        storage: Storage = await stack.enter_async_context(open_storage(settings.data_dir))
-        options = EngineOptions(
-            tail_bytes=settings.tail_bytes,
-            pending_bytes=settings.max_pending_bytes,
-            unapplied_bytes=settings.max_unapplied_bytes,
-        )
-        engine = await stack.enter_async_context(run_engine(storage, same_content, options))
+        store = await stack.enter_async_context(open_store(settings))
+        engine = await stack.enter_async_context(run_engine(store.storage, same_content, store.engine_options))
         healthy = add_services(server, engine, settings)
         await server.start()
         await healthy.set("", health_pb2.HealthCheckResponse.SERVING)
@@ -69,8 +64,8 @@ async def serve(settings: Settings) -> None:
             "serving",
             listen=address,
             storage=settings.storage,
-            data_dir=str(settings.data_dir),
             head=engine.head.position,
+            **store.where,
         )
         grace_seconds = 0.0  # unless it ends because it was asked to
         try:

@@ -2,8 +2,11 @@
 
 import asyncio
 import inspect
-from collections.abc import Callable
-from typing import Annotated, Any
+import json
+import sys
+from collections.abc import Callable, Coroutine
+from dataclasses import asdict
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import structlog
 import typer
@@ -14,6 +17,9 @@ from kudurru_server.app import ListenError, serve
 from kudurru_server.errors import DataDirectoryError, KudurruError
 from kudurru_server.logs import configure_logs
 from kudurru_server.settings import Settings
+from kudurru_server.stores import create_tables, describe_tables, policy, verify_tables
+
+_T = TypeVar("_T")
 
 app = typer.Typer(
     name="kudurru-server",
@@ -30,8 +36,11 @@ def _main() -> None:
     """Keep `serve` a command of its own."""
 
 
-def _with_settings(command: Callable[[Settings], None]) -> Callable[..., None]:
-    """Give a command a flag for every field of `Settings`; what is not given comes from the environment."""
+def _with_settings(command: Callable[[Settings], None], families: tuple[str, ...] = ("",)) -> Callable[..., None]:
+    """Give a command a flag for every field of `Settings`, or those whose names begin with one of `families`.
+
+    What is not given comes from the environment.
+    """
 
     def run(**flags: Any) -> None:  # noqa: ANN401 - the flags are as various as the settings
         try:
@@ -56,6 +65,7 @@ def _with_settings(command: Callable[[Settings], None]) -> Callable[..., None]:
             ],
         )
         for name, field in Settings.model_fields.items()
+        if name.startswith(families)
     ]
     vars(run)["__signature__"] = inspect.Signature(parameters)  # typer reads the flags from it
     run.__doc__ = command.__doc__
@@ -75,6 +85,8 @@ def _serve(settings: Settings) -> None:
 
     kudurru-server serve --listen 0.0.0.0:50051 --data-dir /var/lib/kudurru
 
+    kudurru-server serve --storage dynamodb --dynamodb-create-tables true --s3-bucket my-payloads
+
     KUDURRU_LISTEN=unix:/run/kudurru.sock kudurru-server serve
     """
     configure_logs(settings.log_level, settings.log_format)
@@ -83,7 +95,8 @@ def _serve(settings: Settings) -> None:
     except (DataDirectoryError, ListenError) as error:
         _fail(str(error), code=1)
     except KudurruError as error:
-        _fail(f"cannot start on {settings.data_dir}: {error.message}", code=1)
+        where = settings.data_dir if settings.storage == "sqlite" else settings.storage
+        _fail(f"cannot start on {where}: {error.message}", code=1)
     except Exception as error:  # noqa: BLE001 - the last border: a broken promise ends the process, and the log says why
         structlog.get_logger().critical("crashed", exc_info=error)
         _fail("a fault of the server; the log says more", code=1)
@@ -91,7 +104,52 @@ def _serve(settings: Settings) -> None:
 
 app.command("serve")(_with_settings(_serve))
 
+tables = typer.Typer(help="The tables of the store on DynamoDB.", no_args_is_help=True, rich_markup_mode="rich")
+app.add_typer(tables, name="tables")
+_FAMILIES = ("dynamodb_table_prefix", "dynamodb_endpoint_url", "s3_bucket", "s3_key_prefix", "dynamodb_create_tables")
 
-def _fail(message: str, *, code: int) -> None:
+
+def _create(settings: Settings) -> None:
+    """Create the tables that are missing, and wait until all can be used."""
+    _run(create_tables(settings))
+    Console().print(f"the tables {settings.dynamodb_table_prefix}* are ready", highlight=False)
+
+
+def _verify(settings: Settings) -> None:
+    """Check that the tables are there and are as they must be; say what is missing or differs."""
+    _run(verify_tables(settings))
+    Console().print(f"the tables {settings.dynamodb_table_prefix}* are as they must be", highlight=False)
+
+
+def _describe(settings: Settings) -> None:
+    """Say what the service knows of the tables, as JSON lines."""
+    for one in _run(describe_tables(settings)):
+        sys.stdout.write(f"{json.dumps(asdict(one))}\n")
+
+
+def _iam_policy(settings: Settings) -> None:
+    """Print what a server must be allowed to do, as an IAM policy with the least privileges."""
+    found = policy(
+        settings.dynamodb_table_prefix,
+        bucket=settings.s3_bucket,
+        bucket_prefix=settings.s3_key_prefix,
+        with_create=settings.dynamodb_create_tables,
+    )
+    sys.stdout.write(f"{json.dumps(found, indent=2)}\n")
+
+
+for _name, _command in (("create", _create), ("verify", _verify), ("describe", _describe)):
+    tables.command(_name)(_with_settings(_command, _FAMILIES[:2]))
+app.command("iam-policy")(_with_settings(_iam_policy, _FAMILIES))
+
+
+def _run(work: Coroutine[Any, Any, _T]) -> _T:
+    try:
+        return asyncio.run(work)
+    except KudurruError as error:
+        _fail(error.message, code=1)
+
+
+def _fail(message: str, *, code: int) -> NoReturn:
     Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(f"kudurru-server: {message}")
     raise typer.Exit(code)

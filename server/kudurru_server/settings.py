@@ -20,8 +20,9 @@ class Settings(BaseSettings):
         "127.0.0.1:50051",
         description="Where to listen: HOST:PORT (port 0 picks a free one), [IPv6]:PORT or unix:PATH.",
     )
-    storage: Literal["sqlite"] = Field(
-        "sqlite", description="What stores the events: sqlite, embedded in the data dir."
+    storage: Literal["sqlite", "dynamodb"] = Field(
+        "sqlite",
+        description="What stores the events: sqlite, embedded in the data dir, or dynamodb, shared by many nodes.",
     )
     data_dir: Path = Field(
         Path("kudurru-data"),
@@ -45,6 +46,58 @@ class Settings(BaseSettings):
         ge=64 << 20,
         description="Memory for events not yet in the index; above it appends are RESOURCE_EXHAUSTED.",
     )
+    dynamodb_table_prefix: str = Field(
+        "kudurru-", max_length=200, pattern=r"[A-Za-z0-9_.-]*", description="How the names of the tables begin."
+    )
+    dynamodb_create_tables: bool = Field(
+        default=False, description="Create missing tables at the start; else they are only verified."
+    )
+    dynamodb_endpoint_url: str | None = Field(
+        None,
+        description="Where DynamoDB is, if not where AWS's own settings say (AWS_ENDPOINT_URL_DYNAMODB, AWS_REGION).",
+    )
+    dynamodb_write_shard_count: int = Field(
+        4, ge=1, le=256, description="Partitions of the index of all events; may be raised at any time."
+    )
+    dynamodb_stripes: int = Field(
+        4, ge=1, le=64, description="Partitions of the log; fixed when the store is made, ignored afterwards."
+    )
+    dynamodb_index_writes: Literal["transactions", "batches"] = Field(
+        "transactions", description="How rows are derived from the log: batches cost half as many write units."
+    )
+    dynamodb_history: Literal["auto", "index"] = Field(
+        "auto", description="Where history is read: auto prefers the log, which is batched, to the index of all events."
+    )
+    dynamodb_poll_busy_seconds: float = Field(
+        0.025, gt=0, le=60, description="Pause between looks for other nodes' events while there are some."
+    )
+    dynamodb_poll_idle_seconds: float = Field(
+        0.1, gt=0, le=60, description="Longest pause between looks for other nodes' events."
+    )
+    dynamodb_apply_delay_seconds: float = Field(
+        0.2, ge=0, le=60, description="How long derived rows wait for others to be written with."
+    )
+    dynamodb_lease_seconds: float = Field(
+        3.0, ge=0.1, le=60, description="A node that should write rows and does not for so long is replaced."
+    )
+    dynamodb_concurrency: int = Field(64, ge=1, le=1024, description="Calls to DynamoDB under way at once.")
+    dynamodb_writes_at_once: int = Field(8, ge=1, le=256, description="Of these, writes of derived rows.")
+    dynamodb_connect_timeout_seconds: float = Field(1.0, gt=0, le=60, description="Time to connect.")
+    dynamodb_read_timeout_seconds: float = Field(2.0, gt=0, le=60, description="Time to wait for an answer.")
+    dynamodb_patience_seconds: float = Field(
+        10.0, gt=0, le=600, description="How long a call is tried again before it fails as UNAVAILABLE."
+    )
+    s3_bucket: str | None = Field(
+        None, description="Bucket for large payloads; without one they are limited to what DynamoDB holds."
+    )
+    s3_key_prefix: str = Field("", description="How keys in the bucket begin.")
+    s3_endpoint_url: str | None = Field(
+        None, description="Where S3 is, if not where AWS's own settings say (AWS_ENDPOINT_URL_S3, AWS_REGION)."
+    )
+    s3_payload_threshold_bytes: int = Field(
+        256 << 10, ge=1024, le=256 << 10, description="Payloads above it are kept in the bucket."
+    )
+    s3_concurrency: int = Field(32, ge=1, le=1024, description="Calls to S3 under way at once.")
     max_event_type_bytes: int = Field(_LIMITS.event_type_bytes, ge=1, le=1024, description="Longest event type.")
     max_tag_bytes: int = Field(_LIMITS.tag_bytes, ge=1, le=1024, description="Longest tag.")
     max_tags_per_event: int = Field(_LIMITS.tags_per_event, ge=1, le=256, description="Most tags of an event.")
@@ -68,6 +121,11 @@ class Settings(BaseSettings):
         _LIMITS.message_bytes, ge=1, le=16 << 20, description="Most bytes of events in an AppendStream message."
     )
 
+    def _data_bytes(self) -> int:
+        if self.storage == "dynamodb" and self.s3_bucket is None:
+            return min(self.max_data_bytes, self.s3_payload_threshold_bytes)
+        return self.max_data_bytes
+
     def limits(self) -> Limits:
         """Return what a request may ask for."""
         return Limits(
@@ -76,7 +134,7 @@ class Settings(BaseSettings):
             tags_per_event=self.max_tags_per_event,
             metadata_pairs=self.max_metadata_pairs,
             metadata_bytes=self.max_metadata_bytes,
-            data_bytes=self.max_data_bytes,
+            data_bytes=self._data_bytes(),
             events_per_append=self.max_events_per_append,
             append_bytes=self.max_append_bytes,
             conditions_per_append=self.max_conditions_per_append,

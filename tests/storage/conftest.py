@@ -7,12 +7,19 @@ from pathlib import Path
 import pytest
 from kudurru_server.storage.interface import Storage
 
+from tests.aws.backend import DynamoBackend
 from tests.storage.backends import BACKENDS, Backend
 
 
-@pytest.fixture(params=sorted(BACKENDS))
-def backends(request: pytest.FixtureRequest) -> Iterator[Callable[[], Backend]]:
+@pytest.fixture(params=[*sorted(BACKENDS), "dynamodb-local"])
+def backends(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Backend]]:
     """Return what makes empty stores."""
+    if request.param == "dynamodb-local":
+        component = request.getfixturevalue("dynamodb")
+        for name, value in component.environment.items():
+            monkeypatch.setenv(name, value)
+        yield lambda: DynamoBackend(component)
+        return
     with tempfile.TemporaryDirectory() as folder:
         yield lambda: BACKENDS[request.param](Path(tempfile.mkdtemp(dir=folder)))
 

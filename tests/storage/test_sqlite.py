@@ -4,6 +4,7 @@ import asyncio
 import shutil
 import sqlite3
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -19,10 +20,17 @@ from kudurru_server.storage.sqlite.store import SqliteStorage, open_storage
 from xxhash import xxh3_64_intdigest
 
 from tests.builders import NOON, entry, event, query
-from tests.storage.backends import Backend
+from tests.storage.backends import Backend, SqliteBackend
 from tests.storage.test_history import Given, fill, logs, look_up, read
 
 X = query(((), ("x",)))
+
+
+@pytest.fixture
+def backends(tmp_path: Path) -> Callable[[], Backend]:
+    """Return what makes embedded stores."""
+    numbers = count()
+    return lambda: SqliteBackend(tmp_path / f"data-{next(numbers)}")
 
 
 @pytest.fixture

@@ -1,0 +1,165 @@
+"""Server processes that share one store on real components: each of them may die, and the network may do anything."""
+
+import asyncio
+import os
+import random
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from kudurru._proto import event_store_service_pb2 as pb
+
+from tests.aws.backend import new_prefix
+from tests.aws.clients import s3_client
+from tests.aws.components import Component
+from tests.aws.fault_proxy import fault_proxy
+from tests.aws.faults import Faults
+from tests.e2e.client import Client, Refusal, connect, event, parsed
+from tests.e2e.ledger import Ledger, append_request
+from tests.e2e.load import Follower, load, until
+from tests.server_process import ServerProcess, run_server, run_to_end
+
+_FAULTS = Faults(
+    delay=0.1,
+    longest_delay_seconds=0.1,
+    lost_request=0.02,
+    late_request=0.02,
+    lost_response=0.03,
+    late_duplicate=0.03,
+    longest_late_seconds=2.0,
+    throttled=0.03,
+    conflict=0.03,
+    error_before=0.02,
+    error_after=0.02,
+    partial=0.1,
+    index_lag_seconds=(0.0, 1.0),
+)
+_ACKNOWLEDGED = 150
+
+
+@pytest.fixture
+async def environment(dynamodb: Component, s3: Component) -> dict[str, str]:
+    """Return what makes servers share a new store."""
+    prefix = new_prefix()
+    async with s3_client(s3.environment) as client:
+        await client.create_bucket(Bucket=prefix.strip("-"))
+    return {
+        **dynamodb.environment,
+        **s3.environment,
+        "KUDURRU_STORAGE": "dynamodb",
+        "KUDURRU_DYNAMODB_TABLE_PREFIX": prefix,
+        "KUDURRU_DYNAMODB_CREATE_TABLES": "true",
+        "KUDURRU_S3_BUCKET": prefix.strip("-"),
+        "KUDURRU_S3_PAYLOAD_THRESHOLD_BYTES": "20000",
+        "KUDURRU_TAIL_BYTES": str(1 << 20),
+    }
+
+
+@asynccontextmanager
+async def two_servers(folder: Path, environment: dict[str, str]) -> AsyncIterator[tuple[ServerProcess, ServerProcess]]:
+    async with run_server(folder / "one", env=environment) as one, run_server(folder / "two", env=environment) as two:
+        yield one, two
+
+
+async def test_what_one_server_acknowledged_outlives_it_and_is_seen_by_the_other(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    ledger, follower = Ledger(), Follower()
+    async with two_servers(tmp_path, environment) as (one, two), connect(two.address) as other:
+        async with connect(one.address) as client, asyncio.TaskGroup() as tasks:
+            tasks.create_task(load(client, ledger, random.Random(1)))
+            following = tasks.create_task(follower.follow(other))
+            await until(lambda: len(ledger.acknowledged) > _ACKNOWLEDGED, "answers")
+            await one.kill()
+            following.cancel()
+        await _settle(ledger, other)
+        await follower.catch_up(other)
+        assert follower.frames == ledger.frames
+        assert await two.stop() == 0
+
+
+async def _settle(ledger: Ledger, other: Client) -> None:
+    """Settle the account on another server than the one that was killed.
+
+    Its own append decides the place in the log that the last put of the other may still be on its way to.
+    """
+    request = append_request([event("Fence")])
+    ledger.note(request, await other.append(request))
+    await ledger.settle(other)
+
+
+async def test_a_network_that_loses_repeats_and_delays_breaks_no_promise(
+    tmp_path: Path, environment: dict[str, str], dynamodb: Component
+) -> None:
+    ledger, follower = Ledger(), Follower()
+    async with fault_proxy(dynamodb, seed=7) as proxy:
+        variables = {**environment, **proxy.environment, "KUDURRU_DYNAMODB_HISTORY": "index"}
+        async with two_servers(tmp_path, variables) as (one, two), connect(two.address) as other:
+            proxy.faults = _FAULTS
+            async with connect(one.address) as client, asyncio.TaskGroup() as tasks:
+                tasks.create_task(load(client, ledger, random.Random(2)))
+                following = tasks.create_task(follower.follow(other))
+                await until(lambda: len(ledger.acknowledged) > _ACKNOWLEDGED, "answers", 60)
+                await one.kill()
+                following.cancel()
+            proxy.faults = Faults()
+            await proxy.settled()
+            await _settle(ledger, other)
+            await follower.catch_up(other)
+            assert follower.frames == ledger.frames
+    assert len(proxy.counts) > 5, f"too little happened: {proxy.counts}"
+
+
+async def test_a_paused_server_delays_others_by_no_more_than_the_lease(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    async with two_servers(tmp_path, environment) as (one, two), connect(one.address) as a, connect(two.address) as b:
+        for client in (a, b):
+            await client.record(event("Before", "t:1"))
+        os.kill(one.pid, signal.SIGSTOP)
+        try:
+            async with asyncio.timeout(10):
+                await b.record(event("Meanwhile", "t:1"))
+                frames, _ = await b.read()
+                assert len(frames) == 3
+        finally:
+            os.kill(one.pid, signal.SIGCONT)
+        answer = await a.append(append_request([event("After", "t:1")]))
+        assert isinstance(answer, pb.AppendResponse)
+        assert answer.last_position == 4
+
+
+async def test_a_large_payload_comes_back_through_every_read(tmp_path: Path, environment: dict[str, str]) -> None:
+    data = random.Random(3).randbytes(1 << 20)
+    async with two_servers(tmp_path, environment) as (one, two), connect(one.address) as a, connect(two.address) as b:
+        recorded = await a.record(event("Large", "t:1", data=data))
+        request = pb.ReadRequest(at_least=recorded.sortable_unique_ids[0])
+        frames, _ = await b.read(request)
+        assert parsed(frames)[0].event.data == data
+    async with run_server(tmp_path / "one", env=environment) as again, connect(again.address) as client:
+        found = await client.stub.GetEvent(pb.GetEventRequest(event_id=recorded.event_ids[0]))
+        assert found.event.event.data == data
+
+
+def test_missing_tables_and_buckets_are_named_and_the_server_does_not_start(environment: dict[str, str]) -> None:
+    listen = ("--listen", "127.0.0.1:0")
+    verify_only = {**environment, "KUDURRU_DYNAMODB_CREATE_TABLES": "false"}
+    ended = run_to_end("serve", *listen, env=verify_only)
+    assert ended.code == 1
+    assert f"table {environment['KUDURRU_DYNAMODB_TABLE_PREFIX']}log is missing" in ended.stderr
+    ended = run_to_end("serve", *listen, env={**environment, "KUDURRU_S3_BUCKET": "no-such-bucket"})
+    assert ended.code == 1
+    assert "the bucket no-such-bucket does not exist" in ended.stderr
+
+
+async def test_without_a_bucket_a_large_payload_is_refused_with_the_limit(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    without = {name: value for name, value in environment.items() if name != "KUDURRU_S3_BUCKET"}
+    async with run_server(tmp_path, env=without) as server, connect(server.address) as client:
+        answer = await client.append(append_request([event("Large", data=bytes(20_001))]))
+        assert isinstance(answer, Refusal)
+        assert answer.reason == "DATA_TOO_LARGE"
+        assert isinstance(await client.append(append_request([event("Fits", data=bytes(20_000))])), pb.AppendResponse)

@@ -1,0 +1,1 @@
+"""The parts of the store on DynamoDB, each by itself."""
