@@ -96,19 +96,19 @@ class RollForward:
         while seen.cursor.position < target:
             if seen.holder in {None, self._options.holder} or loop.time() - since >= self._options.lease_seconds:
                 if seen == self._held or await self._move(seen, seen):
-                    await self._holding_on(self._write_all(entries, number_of_last))
+                    await self._holding_on(partial(self._write_all, entries, number_of_last))
             else:
                 await asyncio.sleep(self._options.poll_seconds)
             now = await self.look()
             if now != seen:
                 seen, since = now, loop.time()
 
-    async def _holding_on(self, work: Awaitable[None]) -> None:
+    async def _holding_on(self, work: Callable[[], Awaitable[None]]) -> None:
         """Do the work, and show the others now and then that this node is alive."""
         done = asyncio.Event()
         beating = asyncio.ensure_future(self._beat(done))
         try:
-            await work
+            await work()
         finally:
             done.set()
             await beating
@@ -167,10 +167,10 @@ class RollForward:
         events = await asyncio.gather(*map(self._cut, entries))
         newest = {parts(stored.label)[0]: stored for some in events for stored, _ in some}
         tags = {tag for some in events for stored, _ in some for tag in parts(stored.label)[1]}
-        work = [
-            *(self._write_chunk(chunk) for some in events for chunk in chunks.cut(map(self._rows_of, some))),
-            *(self._write_type(stored) for stored in newest.values()),
-            self._list_tags(tags),
+        work: list[Callable[[], Awaitable[None]]] = [
+            *(partial(self._write_chunk, chunk) for some in events for chunk in chunks.cut(map(self._rows_of, some))),
+            *(partial(self._write_type, stored) for stored in newest.values()),
+            partial(self._list_tags, tags),
         ]
         limit = asyncio.Semaphore(self._options.at_once)
         for failure in await asyncio.gather(*(_limited(limit, one) for one in work), return_exceptions=True):
@@ -232,9 +232,9 @@ class RollForward:
             self._known_tags.pop(next(iter(self._known_tags)))
 
 
-async def _limited(limit: asyncio.Semaphore, work: Awaitable[None]) -> None:
+async def _limited(limit: asyncio.Semaphore, work: Callable[[], Awaitable[None]]) -> None:
     async with limit:
-        await work
+        await work()
 
 
 def _groups(entries: Sequence[Entry]) -> Iterable[list[Entry]]:
