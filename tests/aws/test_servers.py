@@ -101,7 +101,7 @@ async def test_a_network_that_loses_repeats_and_delays_breaks_no_promise(
             async with connect(one.address) as client, asyncio.TaskGroup() as tasks:
                 tasks.create_task(load(client, ledger, random.Random(2)))
                 following = tasks.create_task(follower.follow(other))
-                await until(lambda: len(ledger.acknowledged) > _ACKNOWLEDGED, "answers", 60)
+                await until(lambda: len(ledger.acknowledged) > _ACKNOWLEDGED and len(proxy.counts) > 5, "faults", 90)
                 await one.kill()
                 following.cancel()
             proxy.faults = Faults()
@@ -109,7 +109,6 @@ async def test_a_network_that_loses_repeats_and_delays_breaks_no_promise(
             await _settle(ledger, other)
             await follower.catch_up(other)
             assert follower.frames == ledger.frames
-    assert len(proxy.counts) > 5, f"too little happened: {proxy.counts}"
 
 
 async def test_a_paused_server_delays_others_by_no_more_than_the_lease(
