@@ -16,8 +16,6 @@ from kudurru_server.storage.dynamodb.roll_forward import Applied, RollForward
 
 from tests.simulation.simulation import SCENARIOS, simulate
 
-# A stopped node leaves rows that it has not begun to write; nothing else may be left.
-pytestmark = pytest.mark.filterwarnings("ignore:coroutine 'RollForward._.*was never awaited:RuntimeWarning")
 Plant = Callable[[pytest.MonkeyPatch], None]
 
 

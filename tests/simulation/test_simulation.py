@@ -7,8 +7,6 @@ import pytest
 
 from tests.simulation.simulation import SCENARIOS, simulate
 
-# A stopped node leaves rows that it has not begun to write; nothing else may be left.
-pytestmark = pytest.mark.filterwarnings("ignore:coroutine 'RollForward._.*was never awaited:RuntimeWarning")
 SCHEDULES = int(os.environ.get("KUDURRU_TEST_SCHEDULES") or 30)
 
 
