@@ -75,8 +75,7 @@ async def _open_dynamodb(settings: Settings) -> AsyncIterator[Store]:
                 prefer_index=settings.dynamodb_history == "index",
                 writes_at_once=settings.dynamodb_writes_at_once,
                 lease_seconds=settings.dynamodb_lease_seconds,
-                read_seconds=settings.dynamodb_patience_seconds,
-                give_up_seconds=settings.dynamodb_patience_seconds,
+                patience_seconds=settings.dynamodb_patience_seconds,
             )
             storage = await stack.enter_async_context(dynamodb.open_storage(database, blobs, options, chance=chance))
         engine_options = EngineOptions(

@@ -97,6 +97,14 @@ class FakeTables:
     def _lag(self) -> float:
         return self.chance.random() ** 3 * self.index_lag_seconds
 
+    def copy(self) -> "FakeTables":
+        """Return the tables as they are now, without a past."""
+        now = FakeTables(self.now, self.chance, tokens=dict(self.tokens))
+        for (table, key), versions in list(self._versions.items()):  # a test may copy while another thread writes
+            if versions and (item := versions[-1][1]) is not None:
+                now.write("copy", "put", table, key, item)
+        return now
+
     # ── reading ──
 
     def item(self, table: Table, key: Key, age_seconds: float = 0.0) -> Item | None:

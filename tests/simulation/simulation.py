@@ -112,8 +112,7 @@ class _Simulation:
             prefer_index=chance.random() < 0.5,
             writes_at_once=chance.choice((1, 4)),
             payload_threshold_bytes=200,
-            read_seconds=4.0,
-            give_up_seconds=chance.choice((0.3, 3.0)),
+            patience_seconds=chance.choice((0.5, 4.0)),
         )
         faults = self._faults = replace(self._scenario.faults, delay_seconds=chance.choice((0.004, 0.03, 0.15)))
         pace = chance.choice((0.05, 0.2, 0.6))

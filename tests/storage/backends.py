@@ -4,6 +4,7 @@ import contextlib
 import os
 import random
 import shutil
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
@@ -15,7 +16,8 @@ from kudurru_server.storage.dynamodb.store import DynamoOptions
 from kudurru_server.storage.interface import Storage
 from kudurru_server.storage.sqlite.store import open_storage
 
-from tests.memory_database import MemoryDatabase, Tables
+from tests.simulation.fake_database import FakeDatabase, Faults
+from tests.simulation.fake_tables import FakeTables
 
 
 class Backend(Protocol):
@@ -61,12 +63,12 @@ class MemoryBackend:
     """The store on DynamoDB, with its tables in memory."""
 
     options: DynamoOptions
-    tables: Tables = field(default_factory=Tables)
+    tables: FakeTables = field(default_factory=lambda: FakeTables(time.monotonic, random.Random(1)))
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Storage]:
         """Open the store."""
-        database = MemoryDatabase(self.tables)
+        database = FakeDatabase(self.tables, "node", Faults(delay_seconds=0.0), random.Random(1))
         async with dynamodb.open_storage(database, None, self.options, chance=random.Random(1)) as storage:
             yield storage
 

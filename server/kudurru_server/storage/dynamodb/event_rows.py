@@ -23,11 +23,13 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """An event as its rows have it; `cut` says what the frame lacks, `frame` None that only the event's row has it."""
+    """An event as one of its rows has it."""
 
     stored: Stored
     cut: Cut | None
+    """What the frame lacks."""
     has_frame: bool
+    """False: only the event's own row has the frame."""
 
 
 def event_item(stored: Stored, cut: Cut | None, write_shard_count: int) -> Item:
@@ -85,11 +87,11 @@ def row_of(item: Item) -> Row:
 class EventRows:
     """Reads events from their rows."""
 
-    def __init__(self, database: Database, payloads: Payloads, pauses: Pauses, read_seconds: float) -> None:
+    def __init__(self, database: Database, payloads: Payloads, pauses: Pauses, patience_seconds: float) -> None:
         self._database = database
         self._payloads = payloads
         self._pauses = pauses
-        self._read_seconds = read_seconds
+        self._patience_seconds = patience_seconds
 
     async def find(self, event_ids: Iterable[str]) -> dict[str, Row]:
         """Return the rows of those events that have one, consistently; frames may lack their payloads."""
@@ -146,6 +148,6 @@ class EventRows:
             StorageUnavailableError: there is none.
         """
         try:
-            return await patiently(call, self._pauses, self._read_seconds)
+            return await patiently(call, self._pauses, self._patience_seconds)
         except DatabaseError as error:
             raise StorageUnavailableError(f"DynamoDB does not answer ({error.code})") from error

@@ -22,13 +22,6 @@ from kudurru_server.storage.dynamodb.database import Absent, Database, Item, Que
 from kudurru_server.storage.dynamodb.entry_item import PART_BYTES, Place
 from kudurru_server.storage.dynamodb.event_rows import EventRows
 from kudurru_server.storage.dynamodb.payloads import Cut, Payloads, payload_of_event
-from kudurru_server.storage.dynamodb.retries import (
-    ConflictError,
-    DatabaseError,
-    OutcomeUnknownError,
-    Pauses,
-    ThrottledError,
-)
 
 _AHEAD = 64  # entries asked for together when reading on; a page of each stripe bounds the bytes
 _KNOWN_PLACES = 4096
@@ -41,7 +34,6 @@ class LogOptions:
 
     stripes: int
     writer: str
-    give_up_seconds: float
 
 
 class Log:
@@ -55,7 +47,6 @@ class Log:
         self._rows = rows
         self._options = options
         self._chance = chance
-        self._pauses = Pauses(chance)
         self._number = 0
         self._token: bytes | None = b""  # None: not known
         self.head = START
@@ -85,27 +76,11 @@ class Log:
         token = self._chance.randbytes(16)
         place = Place(self._number + 1, entry.first, entry.last, entry.ticks, token, self._token, entry.ids)
         item = entry_item.to_item(entry, place, self._options.stripes, self._options.writer, attributes)
-        if not await self._decide(item, token):
+        refused = await self._rows.asking(lambda: self._database.put(Table.LOG, item, Absent()))
+        if not self._is_ours(refused, token):
             return False
         self._advance(place)
         return True
-
-    async def _decide(self, item: Item, token: bytes) -> bool:
-        loop = asyncio.get_running_loop()
-        end = loop.time() + self._options.give_up_seconds
-        attempt = 0
-        while True:
-            try:
-                refused = await self._database.put(Table.LOG, item, Absent())
-            except (OutcomeUnknownError, ThrottledError, ConflictError) as error:
-                if loop.time() >= end:
-                    raise StorageUnavailableError(f"the log does not answer ({error.code})") from error
-            except DatabaseError as error:
-                raise StorageUnavailableError(f"the log cannot be written ({error.code})") from error
-            else:
-                return self._is_ours(refused, token)
-            attempt += 1
-            await self._pauses.before(attempt)
 
     @staticmethod
     def _is_ours(refused: Refused | None, token: bytes) -> bool:
@@ -146,7 +121,10 @@ class Log:
 
     async def entries(self, after: int, *, latest: bool) -> list[Entry]:
         """See `Storage.entries`."""
-        number = self._end_number(after) if self._is_end(after) else await self._number_before(after)
+        number = self._ending_at(after)
+        if number is None:
+            place = await self.place_at(after)
+            number = place.number if place.last == after else place.number - 1
         items: list[Item] = []
         first = await self._get(number + 1, consistent=latest)
         if first is not None:
@@ -162,11 +140,6 @@ class Log:
         if entries and entries[0].first <= after:
             entries[0] = entries[0].piece(after + 1 - entries[0].first, len(entries[0].ids))
         return entries
-
-    async def _number_before(self, after: int) -> int:
-        """Return the number of the last entry that ends at or before `after`."""
-        place = await self.place_at(after)
-        return place.number if place.last == after else place.number - 1
 
     def _advance(self, place: Place) -> None:
         self._number, self._token, self.head = place.number, place.token, place.cursor
@@ -242,7 +215,8 @@ class Log:
 
     async def number_at(self, position: int) -> int:
         """Return the number of the entry that holds `position`, which is in the log: a binary search by position."""
-        return self._end_number(position) if self._is_end(position) else (await self.place_at(position)).number
+        number = self._ending_at(position)
+        return (await self.place_at(position)).number if number is None else number
 
     async def ticks_at(self, position: int) -> int:
         """Return the ticks of the event at `position`, which is in the log."""
@@ -285,15 +259,13 @@ class Log:
                 high = middle - 1
         return found
 
-    def _is_end(self, position: int) -> bool:
-        at = bisect_right(self._known, (position, 1 << 62))
-        return self._known[at - 1][0] == position
-
-    def _end_number(self, position: int) -> int:
-        return self._known[bisect_right(self._known, (position, 1 << 62)) - 1][1]
+    def _ending_at(self, position: int) -> int | None:
+        """Return the number of the entry that ends with `position`, if that is known."""
+        last, number = self._known[bisect_right(self._known, (position, 1 << 62)) - 1]
+        return number if last == position else None
 
     def _learn(self, last: int, number: int) -> None:
-        if not self._is_end(last):
+        if self._ending_at(last) is None:
             insort(self._known, (last, number))
             if len(self._known) > _KNOWN_PLACES:  # every other one: what is left still narrows a search
                 self._known = [self._known[0], *self._known[1:-1:2], self._known[-1]]

@@ -41,10 +41,8 @@ class DynamoOptions:
     """A node that has rows to write and moves nothing for so long is replaced."""
     poll_seconds: float = 0.25
     """Between looks at what the node that writes the rows has done."""
-    read_seconds: float = 10.0
-    """How long a read, or the writing of rows, is tried."""
-    give_up_seconds: float = 10.0
-    """How long the outcome of a put is sought; after that it is unknown."""
+    patience_seconds: float = 10.0
+    """How long anything is tried; the outcome of a put is unknown after that."""
 
 
 class DynamoStorage:
@@ -153,10 +151,10 @@ async def open_storage(
     pauses = Pauses(chance)
     node = chance.randbytes(8).hex()
     payloads = Payloads(blobs, options.payload_threshold_bytes)
-    rows = EventRows(database, payloads, pauses, options.read_seconds)
+    rows = EventRows(database, payloads, pauses, options.patience_seconds)
     layout = Layout(database, rows)
     await layout.agree(options.stripes, options.write_shard_count)
-    log = Log(database, payloads, rows, LogOptions(layout.stripes, node, options.give_up_seconds), chance)
+    log = Log(database, payloads, rows, LogOptions(layout.stripes, node), chance)
     roll = RollForward(
         database,
         rows,
