@@ -1,14 +1,14 @@
 # make demo   watch a year of flights stream through the store      make test   every check and test
 # make serve  run the server on ./kudurru-data                      make bench  measure
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check serve bench stubs lock clean
+.PHONY: help setup demo test test-components check serve bench stubs lock clean
 
 VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
 help: ## list the commands
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
 
 $(READY): requirements/dev.txt pyproject.toml sdk_python/pyproject.toml
 	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -32,8 +32,12 @@ check: setup ## lint and type-check
 	$(VENV)/bin/buf lint
 	$(VENV)/bin/buf format --diff --exit-code
 
-test: check ## every check and every test
-	$(PY) -m pytest
+test: check ## every check, and every test that python3 and make are enough for
+	$(PY) -m pytest -m "not components"
+	@echo "the tests on DynamoDB Local and SeaweedFS, which take java and npm, are not among them: make test-components"
+
+test-components: setup ## the tests on real components: DynamoDB Local (java and npm) and SeaweedFS
+	$(PY) -m pytest -m components
 
 demo: setup ## watch a year of flights stream through the store
 	$(PY) -m examples.flights

@@ -1,6 +1,7 @@
 """What all tests share: how hypothesis runs, and the real services that stores run on."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -14,6 +15,13 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("kudurru")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs real components, so that the rest can run where there is neither Java nor npm."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent / "aws":
+            item.add_marker(pytest.mark.components)
 
 
 @pytest.fixture(scope="session")

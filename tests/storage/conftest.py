@@ -11,7 +11,7 @@ from tests.aws.backend import DynamoBackend
 from tests.storage.backends import BACKENDS, Backend
 
 
-@pytest.fixture(params=[*sorted(BACKENDS), "dynamodb-local"])
+@pytest.fixture(params=[*sorted(BACKENDS), pytest.param("dynamodb-local", marks=pytest.mark.components)])
 def backends(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Backend]]:
     """Return what makes empty stores."""
     if request.param == "dynamodb-local":
