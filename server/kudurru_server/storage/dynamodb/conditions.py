@@ -65,7 +65,8 @@ class Conditions:
             return (await self._rows.complete([rows[event_id]]))[0]
         # The row is ahead of what was asked about: rows are being written. The type is in use, so the end is near.
         query = Query((QueryItem(event_types=(event_type,)),))
-        return await self._history.first(query, Span(after, until, backwards=True))
+        position = await self._history.first(query, Span(after, until, backwards=True))
+        return None if position is None else await self._stored(position)
 
     async def _stored(self, position: int) -> Stored:
         entry = await self._log.entry_at(await self._log.number_at(position))

@@ -4,7 +4,10 @@ The log is preferred for everything that names no tags: it is batched and alread
 events is read instead, and what the index lacks comes from the log, or where that is trimmed from the events' own rows.
 """
 
-from collections.abc import Iterable, Sequence
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 
 from kudurru_server.model import Batch, Cursor, Entry, Query, Stored, matches
 from kudurru_server.storage.dynamodb.event_rows import EventRows, row_of
@@ -45,31 +48,38 @@ class History:
         if query.items and all(item.tags for item in query.items):
             after, until = await self._cursor(span.after), await self._cursor(span.until)
             found = await self._tag_rows.read(query, Range(after, until, span.backwards), min(_TAG_PAGE, max_events))
-            return _batch(found.events, found.reached, max_events, max_bytes)
-        events, reached = await self._scan(query, span)
-        return _batch(events, reached, max_events, max_bytes)
+            return _columns(found.events, found.reached).batch(max_events, max_bytes)
+        return (await self._scan(query, span)).batch(max_events, max_bytes)
 
-    async def first(self, query: Query, span: Span) -> Stored | None:
-        """Return the first event of a span, in its order, that matches; the span is scanned."""
+    async def first(self, query: Query, span: Span) -> int | None:
+        """Return the position of the first event of a span, in its order, that matches; the span is scanned."""
         while span.after < span.until:
-            events, reached = await self._scan(query, span)
-            if events:
-                return events[0]
-            span = span.beyond(reached)
+            found = await self._scan(query, span)
+            if found.positions:
+                return found.positions[0]
+            span = span.beyond(found.reached)
         return None
 
-    async def _scan(self, query: Query, span: Span) -> tuple[list[Stored], int]:
-        events, reached = await (self._from_index(span) if self._prefer_index else self._from_log(span))
-        return [stored for stored in events if matches(query, stored.label)] if query.items else events, reached
+    async def _scan(self, query: Query, span: Span) -> "_Columns":
+        found = await (self._from_index(span) if self._prefer_index else self._from_log(span))
+        return found.matching(query) if query.items else found
 
     async def _cursor(self, position: int) -> Cursor:
         return Cursor(await self._log.ticks_at(position), position) if position else Cursor(0, 0)
 
-    async def _from_log(self, span: Span) -> tuple[list[Stored], int]:
+    async def _from_log(self, span: Span) -> "_Columns":
         entries = await self._entries(span)
-        events = [stored for entry in entries for stored in _of_span(entry, span)]
         reached = max(span.after + 1, entries[-1].first) if span.backwards else min(span.until, entries[-1].last)
-        return events, reached
+        found = _Columns([], [], [], reached)
+        for entry in entries:
+            low, high = max(entry.first, span.after + 1), min(entry.last, span.until)
+            if low <= high:  # what was read ahead may lie beyond the span
+                places = slice(low - entry.first, high + 1 - entry.first)
+                step = -1 if span.backwards else 1
+                found.positions += range(low, high + 1)[::step]
+                found.labels += entry.labels[places][::step]
+                found.frames += entry.frames[places][::step]
+        return found
 
     async def _entries(self, span: Span) -> list[Entry]:
         """Return some entries of the span, the first of which holds its beginning, in its order."""
@@ -81,7 +91,7 @@ class History:
         entries = await self._log.entries_of(await self._log.items(number, number + _ENTRIES))
         return entries or [await self._log.entry_at(number)]
 
-    async def _from_index(self, span: Span) -> tuple[list[Stored], int]:
+    async def _from_index(self, span: Span) -> "_Columns":
         if span.backwards:
             return await self._from_log(span)
         first = span.after + 1
@@ -90,27 +100,43 @@ class History:
             items = await self._index.run(low, high, first, _INDEX_PAGE)
             if items:
                 events = await self._rows.complete([row_of(item) for item in items])
-                return events, events[-1].position
+                return _columns(events, events[-1].position)
             await self._pauses.before(attempt + 1)
             await self._index.refresh()
         return await self._from_log(span)
 
 
-def _of_span(entry: Entry, span: Span) -> Iterable[Stored]:
-    low, high = max(entry.first, span.after + 1), min(entry.last, span.until)
-    positions = range(high, low - 1, -1) if span.backwards else range(low, high + 1)
-    return map(entry.stored, positions)
+@dataclass(slots=True)
+class _Columns:
+    """Events in a span's order, and how far that is everything there is."""
+
+    positions: list[int]
+    labels: list[str]
+    frames: list[bytes]
+    reached: int
+
+    def matching(self, query: Query) -> "_Columns":
+        """Return the events that match."""
+        places = [place for place, label in enumerate(self.labels) if matches(query, label)]
+        return _Columns(
+            [self.positions[place] for place in places],
+            [self.labels[place] for place in places],
+            [self.frames[place] for place in places],
+            self.reached,
+        )
+
+    def batch(self, max_events: int, max_bytes: int) -> Batch:
+        """Return the events up to the limits."""
+        ends = list(accumulate(map(len, self.frames)))
+        stop = min(len(ends), max_events, bisect_left(ends, max_bytes) + 1)
+        reached = self.reached if stop == len(ends) else self.positions[stop - 1]
+        return Batch(b"".join(self.frames[:stop]), stop, reached)
 
 
-def _batch(events: Sequence[Stored], reached: int, max_events: int, max_bytes: int) -> Batch:
-    """Join frames up to the limits."""
-    frames: list[bytes] = []
-    size = 0
-    for stored in events:
-        frames.append(stored.frame)
-        size += len(stored.frame)
-        if len(frames) >= max_events or size >= max_bytes:
-            if stored is not events[-1]:
-                reached = stored.position
-            break
-    return Batch(b"".join(frames), len(frames), reached)
+def _columns(events: Sequence[Stored], reached: int) -> _Columns:
+    return _Columns(
+        [stored.position for stored in events],
+        [stored.label for stored in events],
+        [stored.frame for stored in events],
+        reached,
+    )
