@@ -19,7 +19,9 @@ from grpc_reflection.v1alpha import reflection
 from kudurru_server.api.convert import Converter, same_content
 from kudurru_server.api.event_store import SERVICE, EventStoreApi
 from kudurru_server.api.health import Health
+from kudurru_server.api.neighbours import open_channels
 from kudurru_server.engine.engine import Engine, run_engine
+from kudurru_server.engine.leadership import Neighbours
 from kudurru_server.settings import Settings
 from kudurru_server.stores import open_store
 
@@ -55,7 +57,14 @@ async def serve(settings: Settings) -> None:
         stack.push_async_callback(server.stop, 0)
         address = bind(server, settings.listen)
         store = await stack.enter_async_context(open_store(settings))
-        engine = await stack.enter_async_context(run_engine(store.storage, same_content, store.engine_options))
+        neighbours = None
+        if store.leader_record is not None:
+            channels = await stack.enter_async_context(open_channels())
+            lease_seconds = settings.dynamodb_lease_seconds
+            own = settings.advertise and _with_port(settings.advertise, address)
+            neighbours = Neighbours(store.leader_record, channels.forward, own, lease_seconds)
+        running = run_engine(store.storage, same_content, store.engine_options, neighbours)
+        engine = await stack.enter_async_context(running)
         healthy = add_services(server, engine, settings)
         await server.start()
         await healthy.set("", health_pb2.HealthCheckResponse.SERVING)
@@ -121,6 +130,12 @@ def bind(server: grpc.aio.Server, listen: str) -> str:
     except RuntimeError as error:
         raise ListenError(f"cannot listen on {listen}: it is in use, or not an address of this machine") from error
     return f"{listen.removesuffix(port)}{bound}" if port else listen
+
+
+def _with_port(advertised: str, bound: str) -> str:
+    """Return the advertised address; port 0 in it stands for that of the bound one."""
+    host, _, port = advertised.rpartition(":")
+    return f"{host}:{bound.rpartition(':')[2]}" if port == "0" else advertised
 
 
 def _somebody_listens(path: str) -> bool:

@@ -24,6 +24,11 @@ class Settings(BaseSettings):
         "sqlite",
         description="What stores the events: sqlite, embedded in the data dir, or dynamodb, shared by many nodes.",
     )
+    advertise: str | None = Field(
+        None,
+        description="HOST:PORT where other nodes of the store reach this one (port 0: the one it listens on); "
+        "given, it may take their appends when several append at once.",
+    )
     data_dir: Path = Field(
         Path("kudurru-data"),
         description="Folder of the embedded store; made if it is missing, used by one server only.",
@@ -78,7 +83,7 @@ class Settings(BaseSettings):
         0.2, ge=0, le=60, description="How long derived rows wait for others to be written with."
     )
     dynamodb_lease_seconds: float = Field(
-        3.0, ge=0.1, le=60, description="A node that should write rows and does not for so long is replaced."
+        3.0, ge=0.1, le=60, description="A node that should write rows, or leads, and does not for so long is replaced."
     )
     dynamodb_concurrency: int = Field(64, ge=1, le=1024, description="Calls to DynamoDB under way at once.")
     dynamodb_writes_at_once: int = Field(8, ge=1, le=256, description="Of these, writes of derived rows.")

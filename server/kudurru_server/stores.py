@@ -19,7 +19,7 @@ from kudurru_server.storage.dynamodb.iam import policy
 from kudurru_server.storage.dynamodb.retries import DatabaseError
 from kudurru_server.storage.dynamodb.store import DynamoOptions
 from kudurru_server.storage.dynamodb.tables import TableDescription
-from kudurru_server.storage.interface import Storage
+from kudurru_server.storage.interface import LeaderRecord, Storage
 from kudurru_server.storage.sqlite import store as sqlite
 
 __all__ = ["Store", "create_tables", "describe_tables", "open_store", "policy", "verify_tables"]
@@ -33,6 +33,8 @@ class Store:
 
     storage: Storage
     engine_options: EngineOptions
+    leader_record: LeaderRecord | None
+    """Where its nodes agree on a leader; None: there is only one node."""
     where: dict[str, str]
     """Where the events are, for the log."""
 
@@ -55,7 +57,7 @@ async def open_store(settings: Settings) -> AsyncIterator[Store]:
                 pending_bytes=settings.max_pending_bytes,
                 unapplied_bytes=settings.max_unapplied_bytes,
             )
-            yield Store(storage, options, {"data_dir": str(settings.data_dir)})
+            yield Store(storage, options, None, {"data_dir": str(settings.data_dir)})
 
 
 @asynccontextmanager
@@ -89,7 +91,7 @@ async def _open_dynamodb(settings: Settings) -> AsyncIterator[Store]:
             clock=clock.now_ticks,
         )
         bucket = {"bucket": settings.s3_bucket} if settings.s3_bucket else {}
-        yield Store(storage, engine_options, {"tables": f"{prefix}*", **bucket})
+        yield Store(storage, engine_options, storage.leader_record, {"tables": f"{prefix}*", **bucket})
 
 
 async def _prepare_tables(settings: Settings) -> None:

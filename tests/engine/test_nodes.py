@@ -1,60 +1,14 @@
 """Several nodes on one store: what one of them records, all of them show and judge by."""
 
 import asyncio
-import random
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 
-from kudurru_server.api.convert import same_content
-from kudurru_server.engine.engine import Engine, EngineOptions, run_engine
 from kudurru_server.errors import ConditionFailedError
-from kudurru_server.model import START, Appended, Cursor, Query
-from kudurru_server.storage.dynamodb.store import DynamoOptions, open_storage
+from kudurru_server.model import Appended, Cursor
 
 from tests.builders import append, event, events_of, query, unless
+from tests.engine.cluster import CALM, cluster, read_all
 from tests.engine.nodes import PATIENCE_SECONDS, until
-from tests.simulation.fake_database import FakeDatabase, Faults
-from tests.simulation.fake_tables import FakeTables
-
-CALM = Faults(delay_seconds=0.002)
-OPTIONS = EngineOptions(tail_bytes=1, follow_busy_seconds=0.01, follow_idle_seconds=0.03, apply_delay_seconds=0.02)
-
-
-@dataclass
-class Cluster:
-    """Nodes on shared tables."""
-
-    engines: list[Engine]
-    databases: list[FakeDatabase]
-    tables: FakeTables
-
-    async def settled(self) -> Cursor:
-        """Wait until every node has the same head and has seen it applied; return it."""
-        heads = [engine.head for engine in self.engines]
-        await until(lambda: len({str(engine.head) for engine in self.engines}) == 1)
-        heads = [engine.head for engine in self.engines]
-        await until(lambda: all(engine._tail.applied == heads[0].position for engine in self.engines))  # noqa: SLF001
-        return heads[0]
-
-
-@asynccontextmanager
-async def cluster(size: int, seed: int) -> AsyncIterator[Cluster]:
-    chance = random.Random(seed)
-    tables = FakeTables(asyncio.get_running_loop().time, chance)
-    databases = [FakeDatabase(tables, str(number), CALM, chance) for number in range(size)]
-    options = DynamoOptions(stripes=2, write_shard_count=3, lease_seconds=0.2, poll_seconds=0.02)
-    async with AsyncExitStack() as stack:
-        engines: list[Engine] = []
-        for database in databases:
-            storage = await stack.enter_async_context(open_storage(database, None, options, chance=chance))
-            engines.append(await stack.enter_async_context(run_engine(storage, same_content, OPTIONS)))
-        yield Cluster(engines, databases, tables)
-
-
-async def read_all(engine: Engine, asked: Query | None = None) -> bytes:
-    span, _ = await engine.span(START, None, backwards=False)
-    return b"".join([batch.frames async for batch in engine.read(asked or Query(), span, 0)])
+from tests.simulation.fake_database import Faults
 
 
 async def test_every_node_shows_what_any_node_recorded() -> None:

@@ -2,14 +2,19 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TypeVar
 
 from kudurru_server.api.convert import same_content
 from kudurru_server.engine.engine import Engine, EngineOptions, run_engine
-from kudurru_server.errors import KudurruError
-from kudurru_server.storage.dynamodb.store import DynamoOptions, open_storage
+from kudurru_server.engine.judge import Outcome
+from kudurru_server.engine.leadership import Neighbours
+from kudurru_server.errors import KudurruError, StorageUnavailableError, UnavailableError
+from kudurru_server.model import Append
+from kudurru_server.storage.dynamodb.store import DynamoOptions, DynamoStorage, open_storage
 
 from tests.builders import NOON
 from tests.simulation.fake_blobs import FakeBlobs
@@ -19,6 +24,7 @@ from tests.simulation.loop import Process, SimulatedLoop
 
 _T = TypeVar("_T")
 _RESTART_SECONDS = 0.5
+_LATE_SECONDS = 5.0
 TICKS = 10_000_000
 
 
@@ -34,6 +40,10 @@ class Nature:
     tail_bytes: int = 1
     apply_delay_seconds: float | None = 0.02
     blobs: FakeBlobs | None = None
+    knows_others: bool = False
+    """Hands appends to a leader."""
+    is_reachable: bool = False
+    """Leads."""
 
 
 @dataclass(eq=False)
@@ -46,6 +56,8 @@ class Node:
     nature: Nature
     faults: Faults
     chance: random.Random
+    peers: "dict[str, Node]"
+    """Every node by its name, which is its address, too."""
     skew_ticks: int = 0
     failures: list[str] = field(default_factory=list)
     floor: int = 0
@@ -54,6 +66,7 @@ class Node:
 
     def __post_init__(self) -> None:
         self._generation = 0
+        self.peers[self.name] = self
         self.start()
 
     def clock(self) -> int:
@@ -88,7 +101,7 @@ class Node:
                 try:
                     async with (
                         open_storage(self.database, self.nature.blobs, self.nature.dynamo, chance=chance) as storage,
-                        run_engine(storage, same_content, options) as engine,
+                        run_engine(storage, same_content, options, self._neighbours(storage)) as engine,
                     ):
                         ready.set_result(engine)
                         await leave.wait()
@@ -103,6 +116,32 @@ class Node:
             self.failures.append(f"{self._process.name}: {_leaves(error)}")
         finally:
             gone.set()
+
+    def _neighbours(self, storage: DynamoStorage) -> Neighbours | None:
+        if not self.nature.knows_others:
+            return None
+        address = self.name if self.nature.is_reachable else None
+        return Neighbours(storage.leader_record, self._forward, address, self.nature.dynamo.lease_seconds)
+
+    async def _forward(self, address: str, appends: Sequence[Append]) -> Sequence[Outcome]:
+        """Send appends to another node: what is sent arrives or not, whatever becomes of the sender."""
+        sent = self.loop.create_task(self._travel(address, [replace(append) for append in appends]), context=Context())
+        return await asyncio.shield(sent)
+
+    async def _travel(self, address: str, appends: Sequence[Append]) -> Sequence[Outcome]:
+        faults, chance = self.faults, self.chance
+        unknown: list[Outcome] = [StorageUnavailableError("no answer")] * len(appends)
+        await asyncio.sleep(chance.random() * faults.delay_seconds)
+        if chance.random() < faults.late:
+            await asyncio.sleep(chance.random() * _LATE_SECONDS)
+        if chance.random() < faults.lost:
+            return unknown
+        try:
+            outcomes = await self.peers[address].ask(partial(_append_handed_over, appends), _LATE_SECONDS)
+        except (GoneError, UnavailableError):
+            return unknown
+        await asyncio.sleep(chance.random() * faults.delay_seconds)
+        return unknown if chance.random() < faults.unanswered else outcomes
 
     def crash(self) -> None:
         """Let nothing of the process ever run again; its requests are on their way still."""
@@ -165,6 +204,10 @@ class Node:
         if asked.cancelled():
             raise GoneError
         return asked.result()
+
+
+async def _append_handed_over(appends: Sequence[Append], engine: Engine) -> list[Outcome]:
+    return await engine.append(appends, handed_over=True)
 
 
 def _retrieved(task: asyncio.Task[object]) -> None:

@@ -93,6 +93,7 @@ class _Simulation:
         self.events = 0
         self.tables: FakeTables
         self._nodes: list[Node] = []
+        self._peers: dict[str, Node] = {}
         self._faults = Faults()
         self._blobs: FakeBlobs | None = None
 
@@ -113,14 +114,23 @@ class _Simulation:
             writes_at_once=chance.choice((1, 4)),
             payload_threshold_bytes=200,
             patience_seconds=chance.choice((0.5, 4.0)),
+            lease_seconds=chance.choice((0.4, 3.0)),
         )
         faults = self._faults = replace(self._scenario.faults, delay_seconds=chance.choice((0.004, 0.03, 0.15)))
         pace = chance.choice((0.05, 0.2, 0.6))
         fails = self._faults.lost
         self._blobs = FakeBlobs({}, fails, self._chance("blobs")) if chance.random() < 0.5 else None
+        knows_others = chance.random() < 0.6
         for number in range(chance.randint(2, 3)):
             own = replace(dynamo, write_shard_count=dynamo.write_shard_count + chance.choice((0, 0, 2)))
-            nature = Nature(own, chance.choice((1, 4_000)), chance.choice((None, 0.02, 0.5)), self._blobs)
+            nature = Nature(
+                own,
+                tail_bytes=chance.choice((1, 4_000)),
+                apply_delay_seconds=chance.choice((None, 0.02, 0.5)),
+                blobs=self._blobs,
+                knows_others=knows_others,
+                is_reachable=chance.random() < 0.8,
+            )
             self._nodes.append(self._node(loop, f"n{number}", nature, faults))
         history = History()
         world = World(list(self._nodes), history)
@@ -152,7 +162,7 @@ class _Simulation:
             await node.bury()
 
     def _node(self, loop: SimulatedLoop, name: str, nature: Nature, faults: Faults) -> Node:
-        return Node(name, loop, self.tables, nature, faults, self._chance(name))
+        return Node(name, loop, self.tables, nature, faults, self._chance(name), self._peers)
 
     async def _read_again(self, loop: SimulatedLoop, dynamo: DynamoOptions) -> bytes:
         """Read everything on fresh nodes, in each of the ways there are, once all rows are written."""

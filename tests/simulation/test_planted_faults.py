@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from kudurru_server.engine import judge, lookups
+from kudurru_server.engine.group_commit import GroupCommit
 from kudurru_server.engine.judge import Judge, Verdict
 from kudurru_server.model import Append, Entry
 from kudurru_server.storage.dynamodb import keys, merge
@@ -151,6 +152,25 @@ def with_conditions_seen_from_the_tail_only(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("kudurru_server.storage.dynamodb.store.DynamoStorage.first_matches", nothing)
 
 
+def with_answers_that_cannot_be_read_yet(patch: pytest.MonkeyPatch) -> None:
+    """What the leader has recorded is acknowledged before this node has it."""
+    real = GroupCommit._hand_over  # noqa: SLF001
+
+    class Deaf:
+        async def catch_up(self) -> None:
+            pass
+
+    async def hand_over(self: GroupCommit, batch: Any) -> Any:  # noqa: ANN401
+        follower = self._follower
+        self._follower = Deaf()  # type: ignore[assignment]
+        try:
+            return await real(self, batch)
+        finally:
+            self._follower = follower
+
+    patch.setattr(GroupCommit, "_hand_over", hand_over)
+
+
 PLANTS: dict[str, tuple[Plant, str, int]] = {
     "conditions not judged again": (without_judging_again, "faulty network", 100),
     "ids not judged again": (without_judging_ids_again, "faulty network", 100),
@@ -164,6 +184,7 @@ PLANTS: dict[str, tuple[Plant, str, int]] = {
     "answers from undecided entries": (with_answers_from_undecided_entries, "faulty network", 150),
     "any token is ours": (with_any_token_taken_for_ours, "calm", 100),
     "ticks that go back": (without_ticks_that_rise, "clock jumps", 100),
+    "answers that cannot be read yet": (with_answers_that_cannot_be_read_yet, "calm", 100),
     "conditions seen from the tail only": (with_conditions_seen_from_the_tail_only, "calm", 100),
 }
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from kudurru_server._proto import event_store_service_pb2 as pb
 from kudurru_server.api import rpc
 from kudurru_server.api.convert import Converter
+from kudurru_server.api.neighbours import HANDED_OVER
 from kudurru_server.api.outcome import encode_outcome
 from kudurru_server.api.rpc import Context
 from kudurru_server.engine.engine import Engine
@@ -26,6 +27,7 @@ class AppendStream:
         self._engine = engine
         self._converter = converter
         self._context = context
+        self._handed_over = HANDED_OVER in (context.invocation_metadata() or ())
         self._places = asyncio.Semaphore(_AHEAD)
         self._messages: asyncio.Queue[_Message | KudurruError | None] = asyncio.Queue()
         """Messages in order, each with a place; last, why the stream ends (None: the client has said all)."""
@@ -77,7 +79,7 @@ class AppendStream:
 
     async def _decide(self, appends: dict[int, Append], outcomes: list[Outcome | None]) -> list[bytes]:
         try:
-            decided = await self._engine.append(list(appends.values()))
+            decided = await self._engine.append(list(appends.values()), handed_over=self._handed_over)
         except KudurruError as error:
             decided = [error] * len(appends)
         for place, outcome in zip(appends, decided, strict=True):

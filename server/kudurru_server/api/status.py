@@ -50,6 +50,17 @@ def to_append_error(error: KudurruError) -> pb.AppendError:
     return pb.AppendError(code=code, message=error.message, details=[_details(error)])
 
 
+def from_append_error(error: pb.AppendError) -> KudurruError:
+    """Return the error that another node has made an outcome of."""
+    info = error_details_pb2.ErrorInfo()
+    for details in error.details:
+        details.Unpack(info)
+    kind = next((kind for kind, code in _CODES.items() if code.value[0] == error.code), KudurruError)
+    found = kind.__new__(kind)
+    KudurruError.__init__(found, info.reason, error.message, **info.metadata)
+    return found
+
+
 async def abort(context: grpc.aio.ServicerContext[bytes, bytes], error: KudurruError) -> NoReturn:
     """End the call with the error's status and details."""
     code = _code(error)

@@ -40,7 +40,7 @@ class Cursors:
             CursorOutOfRangeError: it lies beyond the head or contradicts the event at its position.
         """
         if cursor.position > self._tail.head.position:
-            await self._follower.catch_up()
+            await self._follower.catch_up(cursor.position)
         position = self.in_tail(cursor, field)
         if position is not None:
             return position

@@ -17,6 +17,7 @@ from kudurru_server.engine.cursors import Cursors
 from kudurru_server.engine.follower import Follower
 from kudurru_server.engine.group_commit import GroupCommit
 from kudurru_server.engine.judge import Judge, Outcome, SameContent
+from kudurru_server.engine.leadership import Leadership, Neighbours
 from kudurru_server.engine.lookups import Lookups
 from kudurru_server.engine.reader import Reader
 from kudurru_server.engine.subscription import Message, Subscription
@@ -64,19 +65,23 @@ class EngineOptions:
 class Engine:
     """A node on one store. Use `run_engine`."""
 
-    def __init__(self, storage: Storage, same_content: SameContent, options: EngineOptions) -> None:
+    def __init__(
+        self, storage: Storage, same_content: SameContent, options: EngineOptions, neighbours: Neighbours | None
+    ) -> None:
         self._storage = storage
         self._unapplied_bytes = options.unapplied_bytes
         self._tail = Tail(options.tail_bytes)
         self._follower = Follower(self._tail, storage, options.follow_busy_seconds, options.follow_idle_seconds)
         self._cursors = Cursors(self._tail, storage, self._follower)
         self._reader = Reader(self._tail, storage)
+        self._leadership = Leadership(neighbours)
         self._commit = GroupCommit(
             storage,
             self._tail,
             Lookups(self._tail, storage, self._cursors),
             Judge(self._tail, self._cursors, same_content),
             self._follower,
+            leadership=self._leadership,
             clock=options.clock,
             pending_bytes=options.pending_bytes,
             unapplied_bytes=options.unapplied_bytes,
@@ -96,6 +101,7 @@ class Engine:
             tasks.create_task(self._commit.run_commit()),
             tasks.create_task(run_applier(self._storage, self._tail, self._apply_delay_seconds)),
             *([tasks.create_task(self._follower.run())] if self._follower.has_others else []),
+            *([tasks.create_task(self._leadership.run())] if self._leadership.has_neighbours else []),
         ]
 
     async def drain(self) -> None:
@@ -115,9 +121,11 @@ class Engine:
         """The cursor of the last recorded event."""
         return self._tail.head
 
-    async def append(self, appends: Sequence[Append]) -> list[Outcome]:
-        """Record independent appends; see `GroupCommit.submit`."""
-        return await self._commit.submit(appends)
+    async def append(self, appends: Sequence[Append], *, handed_over: bool = False) -> list[Outcome]:
+        """Record independent appends, which another node may have handed over; see `GroupCommit.submit`."""
+        if handed_over:
+            self._leadership.used()
+        return await self._commit.submit(appends, here=handed_over)
 
     async def reach(self, at_least: Cursor, timeout_seconds: float | None) -> None:
         """Wait until the node has seen `at_least`.
@@ -220,10 +228,13 @@ class Engine:
 
 @contextlib.asynccontextmanager
 async def run_engine(
-    storage: Storage, same_content: SameContent, options: EngineOptions | None = None
+    storage: Storage,
+    same_content: SameContent,
+    options: EngineOptions | None = None,
+    neighbours: Neighbours | None = None,
 ) -> AsyncIterator[Engine]:
     """Run a node on `storage`; on exit it is drained and stopped, and the storage may be closed."""
-    engine = Engine(storage, same_content, options or EngineOptions())
+    engine = Engine(storage, same_content, options or EngineOptions(), neighbours)
     await engine.recover()
     async with asyncio.TaskGroup() as tasks:
         running = engine.start(tasks)

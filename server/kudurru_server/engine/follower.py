@@ -44,33 +44,39 @@ class Follower:
             except TimeoutError:
                 pass
             self._wanted.clear()
+            found = False
             try:
-                async with self.turn:
-                    found = await self._load(latest=False)
+                while await self._take_turn(latest=False):
+                    found = True
             except StorageUnavailableError as error:
                 _logger.warning("follow_failed", reason=error.reason, error=error.message)
-                found = False
             pause = self._busy_seconds if found else min(self._idle_seconds, pause * _BACK_OFF)
 
     def hurry(self) -> None:
         """Look at the log now: somebody waits for news."""
         self._wanted.set()
 
-    async def catch_up(self) -> None:
-        """Take in everything that was recorded before the call.
+    async def catch_up(self, to: int | None = None) -> None:
+        """Take in everything that was recorded before the call, or at least what there is up to position `to`.
 
         Raises:
             StorageUnavailableError: the log could not be read.
         """
-        if self.has_others:
-            async with self.turn:
-                await self._load(latest=True)
+        while self.has_others and (to is None or self._tail.head.position < to):
+            if not await self._take_turn(latest=True):
+                return
+
+    async def _take_turn(self, *, latest: bool) -> bool:
+        """Take in some of what others have recorded; return whether there was anything."""
+        async with self.turn:  # not for longer: on a busy log there is always more
+            return await self._load(latest=latest)
 
     async def catch_up_after_lost_put(self) -> None:
-        """Take in the entry that another node has put, however long it takes; the caller has the turn."""
+        """Take in what other nodes have put, to its end and however long it takes; the caller has the turn."""
         while True:
             try:
-                await self._load(latest=True)
+                while await self._load(latest=True):
+                    pass
             except StorageUnavailableError as error:
                 _logger.warning("follow_failed", reason=error.reason, error=error.message)
                 await asyncio.sleep(_RETRY_SECONDS)
@@ -78,9 +84,7 @@ class Follower:
                 return
 
     async def _load(self, *, latest: bool) -> bool:
-        found = False
-        while entries := await self._storage.entries(self._tail.head.position, latest=latest):
-            for entry in entries:
-                self._tail.load(entry)
-            found = True
-        return found
+        entries = await self._storage.entries(self._tail.head.position, latest=latest)
+        for entry in entries:
+            self._tail.load(entry)
+        return bool(entries)

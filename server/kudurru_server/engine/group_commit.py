@@ -2,6 +2,9 @@
 
 Some tasks prepare (ask the store about old ids and conditions), one commits; each takes all that waits. A caller who
 leaves fails nobody: its append is dropped if it has not joined an entry, and recorded if it has.
+
+Where another node leads, the appends are handed to it, and committed here if it does not decide them: their ids tell
+what it has recorded after all.
 """
 
 import asyncio
@@ -12,9 +15,20 @@ import structlog
 
 from kudurru_server.engine.follower import Follower
 from kudurru_server.engine.judge import Judge, Outcome, Verdict
+from kudurru_server.engine.leadership import Leadership
 from kudurru_server.engine.lookups import NOTHING_ASKED, Lookups
 from kudurru_server.engine.tail import Tail
-from kudurru_server.errors import KudurruError, OverloadedError, ShuttingDownError, StorageUnavailableError
+from kudurru_server.errors import (
+    ConditionFailedError,
+    CursorOutOfRangeError,
+    EventIdExistsError,
+    InvalidRequestError,
+    KudurruError,
+    OverloadedError,
+    ShuttingDownError,
+    StorageUnavailableError,
+    UnavailableError,
+)
 from kudurru_server.frame import make_frames
 from kudurru_server.model import Append, Appended, Entry
 from kudurru_server.storage.interface import Storage
@@ -42,13 +56,17 @@ class _Submission:
 class _Waiting:
     """One append on its way."""
 
-    __slots__ = ("answers", "append", "index", "submission")
+    __slots__ = ("answers", "append", "index", "may_be_recorded", "stays", "submission")
 
-    def __init__(self, append: Append, submission: _Submission, index: int) -> None:
+    def __init__(self, append: Append, submission: _Submission, index: int, *, stays: bool) -> None:
         self.append = append
         self.answers = NOTHING_ASKED
         self.submission = submission
         self.index = index
+        self.stays = stays
+        """Is not handed to another node (again)."""
+        self.may_be_recorded = False
+        """Was handed to another node, and nobody knows what became of it."""
 
     @property
     def abandoned(self) -> bool:
@@ -66,6 +84,7 @@ class GroupCommit:
         judge: Judge,
         follower: Follower,
         *,
+        leadership: Leadership,
         clock: Callable[[], int],
         pending_bytes: int,
         unapplied_bytes: int,
@@ -76,6 +95,7 @@ class GroupCommit:
         self._lookups = lookups
         self._judge = judge
         self._follower = follower
+        self._leadership = leadership
         self._clock = clock
         self._pending_limit_bytes = pending_bytes
         self._unapplied_limit_bytes = unapplied_bytes
@@ -90,8 +110,12 @@ class GroupCommit:
         self._idle = asyncio.Event()
         self._idle.set()
 
-    async def submit(self, appends: Sequence[Append]) -> list[Outcome]:
+    async def submit(self, appends: Sequence[Append], *, here: bool) -> list[Outcome]:
         """Record independent appends; return the outcome of each, in order, once all are decided.
+
+        Args:
+            appends: what to record.
+            here: do not hand them to another node.
 
         Raises:
             ShuttingDownError: nothing was written.
@@ -107,7 +131,8 @@ class GroupCommit:
         if self._tail.unapplied_bytes > self._unapplied_limit_bytes:
             raise OverloadedError("the index is too far behind the log")
         submission = _Submission(len(appends))
-        self._open.update(waiting := [_Waiting(append, submission, index) for index, append in enumerate(appends)])
+        waiting = [_Waiting(append, submission, index, stays=here) for index, append in enumerate(appends)]
+        self._open.update(waiting)
         self._pending_bytes += size
         self._idle.clear()
         for one in waiting:
@@ -120,12 +145,15 @@ class GroupCommit:
         self._open.discard(waiting)
         self._pending_bytes -= waiting.append.size_bytes
         if outcome is not None:
+            if waiting.may_be_recorded and isinstance(outcome, InvalidRequestError | CursorOutOfRangeError):
+                outcome = StorageUnavailableError("another node may have recorded it, or may yet")
             waiting.submission.settle(waiting.index, outcome)
         if not self._open:
             self._idle.set()
 
     def _enqueue(self, waiting: _Waiting) -> None:
-        if self._lookups.enough(waiting.append, waiting.answers):
+        leaves = self._leadership.is_elsewhere and not waiting.stays
+        if leaves or self._lookups.enough(waiting.append, waiting.answers):
             self._to_commit.append(waiting)
             self._commit_wanted.set()
         else:
@@ -179,6 +207,8 @@ class GroupCommit:
             batch = self._take()
             if not self._to_commit:
                 self._commit_wanted.clear()
+            if self._leadership.is_elsewhere:
+                batch = await self._hand_over(batch)
             while batch:
                 async with self._follower.turn:
                     batch = await self._commit(batch)
@@ -198,6 +228,28 @@ class GroupCommit:
             size, events = size + append.size_bytes, events + len(append.ids)
         return batch
 
+    async def _hand_over(self, batch: Sequence[_Waiting]) -> list[_Waiting]:
+        """Have the leader decide what may leave; return what is left to commit here."""
+        leaving = [waiting for waiting in batch if not waiting.stays]
+        if not leaving:
+            return list(batch)
+        for waiting in leaving:
+            waiting.stays = True
+            waiting.append.fresh_ids = False
+        outcomes = await self._leadership.hand_over([waiting.append for waiting in leaving])
+        decided: dict[_Waiting, Outcome] = {}
+        for waiting, outcome in zip(leaving, outcomes, strict=True):
+            waiting.may_be_recorded = isinstance(outcome, UnavailableError)
+            if isinstance(outcome, Appended | ConditionFailedError | EventIdExistsError):
+                decided[waiting] = outcome
+        try:  # who is answered may read here what the answer is about
+            await self._follower.catch_up(max(map(_position, decided.values()), default=0))
+        except StorageUnavailableError as error:
+            decided = dict.fromkeys(decided, error)
+        for waiting, outcome in decided.items():
+            self._settle(waiting, outcome)
+        return [waiting for waiting in batch if waiting not in decided]
+
     async def _commit(self, batch: Sequence[_Waiting]) -> list[_Waiting]:
         """Make one entry of the batch; return the appends to judge again, because another entry came first."""
         head = self._tail.head
@@ -214,6 +266,7 @@ class GroupCommit:
             try:
                 if not await self._storage.put(entry):
                     self._tail.unstage(entry.ids)
+                    self._leadership.put_lost()
                     await self._follower.catch_up_after_lost_put()
                     return [waiting for waiting, _ in judged]
             except Exception as error:  # noqa: BLE001 - one bad append must not end the node
@@ -232,6 +285,13 @@ class GroupCommit:
                 first, count = next(appends)
                 self._settle(waiting, Appended(first, count, entry.ticks, already_committed=False))
         return []
+
+
+def _position(outcome: Outcome) -> int:
+    """Return the last position that an outcome speaks of."""
+    if isinstance(outcome, Appended):
+        return outcome.first + outcome.count - 1
+    return int(outcome.metadata.get("position", 0))
 
 
 def _fault(event: str, error: Exception) -> KudurruError:

@@ -126,3 +126,29 @@ class Storage(Protocol):
         With `group`, only its tags ("" means those without a group). Tags of events past the watermark may be missing.
         """
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Leader:
+    """Who leads, as it was written last."""
+
+    address: str
+    """Where the other nodes reach it."""
+    beat: int
+    """Counts the writes: one that changes is a sign of life."""
+
+
+class LeaderRecord(Protocol):
+    """Where the nodes of a store agree on one that takes the appends of all. It saves lost puts, and decides nothing.
+
+    Raises, everywhere:
+        StorageUnavailableError: it does not answer.
+    """
+
+    async def look(self) -> Leader | None:
+        """Return who leads; None: nobody ever has."""
+        ...
+
+    async def write(self, address: str, seen: Leader | None) -> Leader:
+        """Make the node at `address` the leader if what is written is still what was `seen`; return what is written."""
+        ...

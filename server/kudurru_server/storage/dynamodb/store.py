@@ -13,6 +13,7 @@ from kudurru_server.storage.dynamodb.database import Database
 from kudurru_server.storage.dynamodb.event_rows import EventRows
 from kudurru_server.storage.dynamodb.history import History
 from kudurru_server.storage.dynamodb.layout import FORMAT, Layout
+from kudurru_server.storage.dynamodb.leader import DynamoLeaderRecord
 from kudurru_server.storage.dynamodb.log import Log, LogOptions
 from kudurru_server.storage.dynamodb.merge import IndexReader
 from kudurru_server.storage.dynamodb.payloads import Payloads
@@ -57,6 +58,7 @@ class DynamoStorage:
         history: History,
         conditions: Conditions,
         roll: RollForward,
+        leader_record: DynamoLeaderRecord,
     ) -> None:
         self._log = log
         self._rows = rows
@@ -64,6 +66,7 @@ class DynamoStorage:
         self._history = history
         self._conditions = conditions
         self._roll = roll
+        self.leader_record = leader_record
 
     async def begin(self) -> None:
         """Start behind the watermark."""
@@ -180,6 +183,7 @@ async def open_storage(
         history=history,
         conditions=Conditions(database, rows, tag_rows, log, history),
         roll=roll,
+        leader_record=DynamoLeaderRecord(database, rows),
     )
     await storage.begin()
     yield storage

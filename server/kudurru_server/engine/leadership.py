@@ -1,0 +1,129 @@
+"""Who takes the appends of all nodes while several append at once: a soft leader.
+
+Nodes that put entries at the same time lose puts to each other, and a lost put is paid for. So once a node has lost a
+few, it hands its appends to the leader, or becomes it if nobody is. Only what is seen to beat is trusted, and only as
+long as it answers. Nothing depends on it: two leaders, or none, cost puts and no more. Where nobody loses puts, nobody
+leads, and that costs nothing.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from kudurru_server.engine.judge import Outcome
+from kudurru_server.errors import StorageUnavailableError, UnavailableError
+from kudurru_server.model import Append
+from kudurru_server.storage.interface import Leader, LeaderRecord
+
+_LOST_PUTS = 3  # within a lease: a rare one is cheaper than a leader
+_logger = structlog.get_logger()
+
+Forward = Callable[[str, Sequence[Append]], Awaitable[Sequence[Outcome]]]
+"""Has the node at an address judge and record appends, and returns what it says of each; an `UnavailableError` where
+that is not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """How a node gets on with the others that share its store."""
+
+    record: LeaderRecord
+    forward: Forward
+    address: str | None
+    """Where the others reach this node; None: they cannot, so it never leads."""
+    lease_seconds: float
+    """Who shows no sign of life for so long is not the leader any more."""
+
+
+class Leadership:
+    """What one node knows of the leader."""
+
+    def __init__(self, neighbours: Neighbours | None) -> None:
+        """Know nobody; without neighbours, for ever."""
+        self._neighbours = neighbours
+        self._lost: deque[float] = deque(maxlen=_LOST_PUTS)
+        self._contended = asyncio.Event()
+        self._leader: Leader | None = None
+        self._distrusted_until = self._used_at = float("-inf")
+
+    @property
+    def has_neighbours(self) -> bool:
+        """Tell whether there may be a leader."""
+        return self._neighbours is not None
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Tell whether appends are better handed to another node."""
+        return self._leader is not None and _now() >= self._distrusted_until
+
+    def put_lost(self) -> None:
+        """Take note that another node was faster."""
+        self._lost.append(_now())
+        if self._neighbours is None or len(self._lost) < _LOST_PUTS:
+            return
+        if self._lost[-1] - self._lost[0] < self._neighbours.lease_seconds:
+            self._contended.set()
+            self.used()
+
+    def used(self) -> None:
+        """Take note that a leader is of use: puts were lost, or appends are handed over, by this node or to it."""
+        self._used_at = _now()
+
+    async def hand_over(self, appends: Sequence[Append]) -> Sequence[Outcome]:
+        """Return what the leader says of appends, if it answers within the lease; call it while `is_elsewhere`."""
+        neighbours, leader = self._neighbours, self._leader
+        if neighbours is None or leader is None:
+            raise AssertionError("nobody leads")
+        self.used()
+        try:
+            async with asyncio.timeout(neighbours.lease_seconds):
+                outcomes = await neighbours.forward(leader.address, appends)
+        except TimeoutError:
+            outcomes = [StorageUnavailableError("the leader did not answer in time")] * len(appends)
+        lost = next((outcome for outcome in outcomes if isinstance(outcome, UnavailableError)), None)
+        if lost is not None:
+            _logger.warning("leader_distrusted", address=leader.address, reason=lost.reason, error=lost.message)
+            self._distrusted_until = _now() + neighbours.lease_seconds
+        return outcomes
+
+    async def run(self) -> None:
+        """Follow who leads while it matters, for ever, if there are neighbours."""
+        while self._neighbours is not None:
+            await self._contended.wait()
+            try:
+                await self._serve_a_term(self._neighbours)
+            except StorageUnavailableError as error:
+                _logger.warning("leader_unknown", reason=error.reason, error=error.message)
+                await asyncio.sleep(self._neighbours.lease_seconds)
+            finally:
+                self._leader = None
+                self._contended.clear()
+
+    async def _serve_a_term(self, neighbours: Neighbours) -> None:
+        """Lead or follow until nobody has had a use for it for the time of a lease."""
+        lease_seconds = neighbours.lease_seconds
+        self.used()
+        seen, since = await neighbours.record.look(), _now()
+        while _now() - self._used_at < lease_seconds:
+            leads = seen is not None and seen.address == neighbours.address
+            is_stale = seen is None or _now() - since >= lease_seconds
+            now: Leader | None
+            if neighbours.address is not None and (leads or is_stale):
+                now = await neighbours.record.write(neighbours.address, seen)
+                self._leader = None
+            else:
+                now = await neighbours.record.look()
+                if now is not None and now != seen and now.address != neighbours.address:
+                    self._leader = now
+                elif is_stale:
+                    self._leader = None
+            if now != seen:
+                seen, since = now, _now()
+            await asyncio.sleep(lease_seconds / 4)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
