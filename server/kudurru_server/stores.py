@@ -88,6 +88,7 @@ async def _open_dynamodb(settings: Settings) -> AsyncIterator[Store]:
             follow_busy_seconds=settings.dynamodb_poll_busy_seconds,
             follow_idle_seconds=settings.dynamodb_poll_idle_seconds,
             apply_delay_seconds=settings.dynamodb_apply_delay_seconds,
+            keep_above_bytes=settings.s3_payload_threshold_bytes if settings.s3_bucket else None,
             clock=clock.now_ticks,
         )
         bucket = {"bucket": settings.s3_bucket} if settings.s3_bucket else {}
@@ -163,4 +164,5 @@ def _at_start() -> Iterator[None]:
     try:
         yield
     except DatabaseError as error:
-        raise StorageUnavailableError(f"{error.message} ({error.code})") from error
+        text = f"{error.message} ({error.code})"
+        raise StorageUnavailableError(f"{text}: {error.detail}" if error.detail else text) from error

@@ -17,6 +17,7 @@ from tests.aws.wire import Answer, Call
 
 __all__ = ["Fault", "FaultProxy", "Faults", "fault_proxy"]
 
+_HOST = "127.0.0.1"
 _UPSTREAM_SECONDS = 60.0
 _KEEPALIVE_SECONDS = 10.0
 """Well below the 30 seconds after which DynamoDB Local closes a connection, which would be a fault without a name."""
@@ -35,6 +36,7 @@ class FaultProxy:
         self.requests: Counter[str] = Counter()
         """How many requests came, by operation."""
         self.endpoint = ""
+        self.site: web.TCPSite | None = None
         self._upstream = upstream
         self._session = session
         self._chance = random.Random(seed)
@@ -50,6 +52,20 @@ class FaultProxy:
         """Wait until everything that was late has come."""
         while self._late:
             await asyncio.wait(self._late)
+
+    @asynccontextmanager
+    async def unreachable(self) -> AsyncIterator[None]:
+        """Refuse connections within the block, and close those there are."""
+        assert self.site is not None
+        runner, port = self.site._runner, int(self.endpoint.rpartition(":")[2])  # noqa: SLF001
+        calm, self.faults = self.faults, Faults(lost_request=1.0)
+        await self.site.stop()
+        try:
+            yield
+        finally:
+            self.faults = calm
+            self.site = web.TCPSite(runner, _HOST, port)
+            await self.site.start()
 
     async def handle(self, request: web.Request) -> web.Response:
         """Answer a request, or close its connection."""
@@ -81,6 +97,8 @@ class FaultProxy:
             return wire.throttled(call, self._chance)
         if self._happens(Fault.CONFLICT, call):
             return wire.conflict(call, self._chance)
+        if self._happens(Fault.DENIED, call):
+            return wire.denied(self.faults.denied_code)
         return wire.internal_error() if self._happens(Fault.ERROR_BEFORE, call) else None
 
     async def _answer(self, call: Call) -> Answer:
@@ -169,8 +187,8 @@ async def fault_proxy(upstream: Component, seed: int, faults: Faults | None = No
         runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
         await runner.setup()
         try:
-            site = web.TCPSite(runner, "127.0.0.1", 0)
-            await site.start()
+            proxy.site = web.TCPSite(runner, _HOST, 0)
+            await proxy.site.start()
             host, port = runner.addresses[0][:2]
             proxy.endpoint = f"http://{host}:{port}"
             yield proxy

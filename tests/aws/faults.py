@@ -20,6 +20,7 @@ class Fault(StrEnum):
     THROTTLED = "throttled"
     CONFLICT = "conflict"
     ERROR_BEFORE = "error_before"
+    DENIED = "denied"
     PARTIAL = "partial"
     LATE_DUPLICATE = "late_duplicate"
     LOST_RESPONSE = "lost_response"
@@ -53,6 +54,9 @@ class Faults:
     """Refused because of another transaction; a transaction with reasons for some of its items."""
     error_before: Rate = 0.0
     """An internal error, and nothing is done."""
+    denied: Rate = 0.0
+    """Refused with `denied_code`, as for credentials or a policy."""
+    denied_code: str = "AccessDeniedException"
 
     partial: Rate = 0.0
     """Of a batch of two or more, some are done, and the others returned as unprocessed."""

@@ -8,11 +8,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import pytest
 from kudurru._proto import event_store_service_pb2 as pb
 
-from tests.aws.backend import new_prefix
-from tests.aws.clients import s3_client
 from tests.aws.components import Component
 from tests.aws.fault_proxy import fault_proxy
 from tests.aws.faults import Faults
@@ -37,24 +34,6 @@ _FAULTS = Faults(
     index_lag_seconds=(0.0, 1.0),
 )
 _ACKNOWLEDGED = 150
-
-
-@pytest.fixture
-async def environment(dynamodb: Component, s3: Component) -> dict[str, str]:
-    """Return what makes servers share a new store."""
-    prefix = new_prefix()
-    async with s3_client(s3.environment) as client:
-        await client.create_bucket(Bucket=prefix.strip("-"))
-    return {
-        **dynamodb.environment,
-        **s3.environment,
-        "KUDURRU_STORAGE": "dynamodb",
-        "KUDURRU_DYNAMODB_TABLE_PREFIX": prefix,
-        "KUDURRU_DYNAMODB_CREATE_TABLES": "true",
-        "KUDURRU_S3_BUCKET": prefix.strip("-"),
-        "KUDURRU_S3_PAYLOAD_THRESHOLD_BYTES": "20000",
-        "KUDURRU_TAIL_BYTES": str(1 << 20),
-    }
 
 
 @asynccontextmanager

@@ -83,6 +83,12 @@ def internal_error() -> Answer:
     return _error(500, "InternalServerError", {"message": "The request processing has failed because of an error."})
 
 
+def denied(code: str) -> Answer:
+    """Return a refusal for credentials or a policy, whose text names what only operators should see."""
+    text = "User: arn:aws:iam::123456789012:user/kudurru is not allowed to do this"
+    return _error(400, code, {"message": text})
+
+
 def _cancelled(call: Call, chance: random.Random, code: str, message: str) -> Answer:
     """Return a cancellation for which one item is to blame, or several."""
     count = len(call.json()["TransactItems"])

@@ -7,6 +7,7 @@ import asyncio
 
 import structlog
 
+from kudurru_server.engine.complaint import Complaint
 from kudurru_server.engine.tail import GENERATION_BYTES, GENERATION_EVENTS, Tail
 from kudurru_server.errors import KudurruError
 from kudurru_server.model import START, Cursor, Entry
@@ -52,6 +53,7 @@ async def recover(storage: Storage, tail: Tail, unapplied_limit_bytes: int) -> N
 
 async def run_applier(storage: Storage, tail: Tail, delay_seconds: float | None) -> None:
     """Apply what is recorded, for ever: after a delay, or, if it is None, when a generation is complete."""
+    complaint = Complaint("apply_failed")
     while True:
         entries = tail.to_apply(whole=delay_seconds is None)
         if not entries:
@@ -64,7 +66,8 @@ async def run_applier(storage: Storage, tail: Tail, delay_seconds: float | None)
         try:
             await storage.apply(entries)
         except KudurruError as error:
-            _logger.warning("apply_failed", reason=error.reason, error=error.message)
+            complaint.fails(error)
             await asyncio.sleep(_RETRY_SECONDS)
             continue
+        complaint.works()
         tail.mark_applied(entries[-1].last)

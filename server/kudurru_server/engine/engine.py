@@ -59,6 +59,8 @@ class EngineOptions:
     follow_idle_seconds: float = 0.1
     apply_delay_seconds: float | None = None
     """How long derived rows wait for others to be written with; None: for a generation to be complete."""
+    keep_above_bytes: int | None = None
+    """Appends above it may hold payloads that the store keeps beside the log; None: it keeps none there."""
     clock: Callable[[], int] = system_ticks
 
 
@@ -86,6 +88,7 @@ class Engine:
             pending_bytes=options.pending_bytes,
             unapplied_bytes=options.unapplied_bytes,
             entry_bytes=options.entry_bytes,
+            keep_above_bytes=options.keep_above_bytes,
         )
         self._apply_delay_seconds = options.apply_delay_seconds
         self.closing = asyncio.Event()

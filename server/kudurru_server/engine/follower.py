@@ -6,15 +6,13 @@ at once: whoever does one of them has the turn.
 
 import asyncio
 
-import structlog
-
+from kudurru_server.engine.complaint import Complaint
 from kudurru_server.engine.tail import Tail
 from kudurru_server.errors import StorageUnavailableError
 from kudurru_server.storage.interface import Storage
 
 _RETRY_SECONDS = 0.1
 _BACK_OFF = 1.2  # from the busy interval to the idle one within some ten polls
-_logger = structlog.get_logger()
 
 
 class Follower:
@@ -27,6 +25,7 @@ class Follower:
         self._busy_seconds = busy_seconds
         self._idle_seconds = idle_seconds
         self._wanted = asyncio.Event()
+        self._complaint = Complaint("follow_failed")
         self.turn = asyncio.Lock()
 
     @property
@@ -49,7 +48,7 @@ class Follower:
                 while await self._take_turn(latest=False):
                     found = True
             except StorageUnavailableError as error:
-                _logger.warning("follow_failed", reason=error.reason, error=error.message)
+                self._complaint.fails(error)
             pause = self._busy_seconds if found else min(self._idle_seconds, pause * _BACK_OFF)
 
     def hurry(self) -> None:
@@ -78,7 +77,7 @@ class Follower:
                 while await self._load(latest=True):
                     pass
             except StorageUnavailableError as error:
-                _logger.warning("follow_failed", reason=error.reason, error=error.message)
+                self._complaint.fails(error)
                 await asyncio.sleep(_RETRY_SECONDS)
             else:
                 return
@@ -87,4 +86,5 @@ class Follower:
         entries = await self._storage.entries(self._tail.head.position, latest=latest)
         for entry in entries:
             self._tail.load(entry)
+        self._complaint.works()
         return bool(entries)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import structlog
 
+from kudurru_server.engine.complaint import Complaint
 from kudurru_server.engine.follower import Follower
 from kudurru_server.engine.judge import Judge, Outcome, Verdict
 from kudurru_server.engine.leadership import Leadership
@@ -89,6 +90,7 @@ class GroupCommit:
         pending_bytes: int,
         unapplied_bytes: int,
         entry_bytes: int,
+        keep_above_bytes: int | None,
     ) -> None:
         self._storage = storage
         self._tail = tail
@@ -100,6 +102,8 @@ class GroupCommit:
         self._pending_limit_bytes = pending_bytes
         self._unapplied_limit_bytes = unapplied_bytes
         self._entry_bytes = entry_bytes
+        self._keep_above_bytes = keep_above_bytes
+        self._complaints = {event: Complaint(event) for event in ("keep_failed", "look_up_failed", "put_failed")}
         self._pending_bytes = 0
         self._to_prepare: deque[_Waiting] = deque()
         self._to_commit: deque[_Waiting] = deque()
@@ -135,10 +139,33 @@ class GroupCommit:
         self._open.update(waiting)
         self._pending_bytes += size
         self._idle.clear()
+        large = []
         for one in waiting:
-            self._enqueue(one)
+            if self._keep_above_bytes is not None and one.append.size_bytes > self._keep_above_bytes:
+                large.append(one)
+            else:
+                self._enqueue(one)
+        if large:
+            try:
+                await asyncio.gather(*map(self._keep, large))
+            except BaseException:
+                submission.done.cancel()
+                raise
         await submission.done
         return [outcome for outcome in submission.outcomes if outcome is not None]
+
+    async def _keep(self, waiting: _Waiting) -> None:
+        """Have the store keep large payloads before the append joins an entry, which others then need not wait for."""
+        try:
+            await self._storage.keep(waiting.append.encoded)
+        except Exception as error:  # noqa: BLE001 - the others go on
+            self._settle(waiting, self._fault("keep_failed", error))
+        except BaseException:
+            self._settle(waiting, None)
+            raise
+        else:
+            self._complaints["keep_failed"].works()
+            self._enqueue(waiting)
 
     def _settle(self, waiting: _Waiting, outcome: Outcome | None) -> None:
         """Give `waiting` its outcome, or with None drop it: only now its bytes are no longer held."""
@@ -185,8 +212,9 @@ class GroupCommit:
                 answers = await self._lookups.answer([waiting.append for waiting in batch])
             except Exception as error:  # noqa: BLE001 - one bad append must not end the node
                 for waiting in batch:
-                    self._settle(waiting, _fault("look_up_failed", error))
+                    self._settle(waiting, self._fault("look_up_failed", error))
                 continue
+            self._complaints["look_up_failed"].works()
             for waiting, answer in zip(batch, answers, strict=True):
                 waiting.answers = answer
                 self._enqueue(waiting)
@@ -270,8 +298,9 @@ class GroupCommit:
                     await self._follower.catch_up_after_lost_put()
                     return [waiting for waiting, _ in judged]
             except Exception as error:  # noqa: BLE001 - one bad append must not end the node
-                failure = _fault("put_failed", error)
+                failure = self._fault("put_failed", error)
             if failure is None:
+                self._complaints["put_failed"].works()
                 self._tail.record(entry)
             else:
                 self._tail.unstage(entry.ids)
@@ -286,18 +315,17 @@ class GroupCommit:
                 self._settle(waiting, Appended(first, count, entry.ticks, already_committed=False))
         return []
 
+    def _fault(self, event: str, error: Exception) -> KudurruError:
+        """Log why the store did not do what it was asked to, and return what its callers are told."""
+        if isinstance(error, KudurruError):
+            self._complaints[event].fails(error)
+            return error
+        _logger.error(event, exc_info=error)
+        return StorageUnavailableError("a fault of the server; its log says more")
+
 
 def _position(outcome: Outcome) -> int:
     """Return the last position that an outcome speaks of."""
     if isinstance(outcome, Appended):
         return outcome.first + outcome.count - 1
     return int(outcome.metadata.get("position", 0))
-
-
-def _fault(event: str, error: Exception) -> KudurruError:
-    """Log why the store did not do what it was asked to, and return what its callers are told."""
-    if isinstance(error, KudurruError):
-        _logger.warning(event, reason=error.reason, error=error.message)
-        return error
-    _logger.error(event, exc_info=error)
-    return StorageUnavailableError("a fault of the server; its log says more")

@@ -66,6 +66,16 @@ class Storage(Protocol):
         """
         ...
 
+    async def keep(self, encoded: Sequence[bytes]) -> None:
+        """Keep what is too large for the log beside it, before an entry is made of these encoded events.
+
+        It spares `put` the work, and a failure the other appends of the entry.
+
+        Raises:
+            StorageUnavailableError: it could not be kept.
+        """
+        ...
+
     async def entries(self, after: int, *, latest: bool = True) -> Sequence[Entry]:
         """Return the next events of the log above position `after`, in order, a bounded amount; none at the head.
 

@@ -58,10 +58,10 @@ async def test_what_passes_is_tried_again(service: Service, passing: Canned) -> 
 
 async def test_what_does_not_pass_names_the_bucket_and_the_reason(service: Service) -> None:
     service.will(refusal("SlowDown", 503))
-    with pytest.raises(StorageUnavailableError, match="the bucket b cannot be used: SlowDown"):
+    with pytest.raises(StorageUnavailableError, match=r"the bucket b cannot be used: PutObject .*\(SlowDown\)"):
         await put(service, IMPATIENT_SECONDS)
     service.will(refusal("AccessDenied", 403))
-    with pytest.raises(StorageUnavailableError, match="the bucket b cannot be used: AccessDenied"):
+    with pytest.raises(StorageUnavailableError, match="the bucket b cannot be used: .*AccessDenied"):
         await put(service)
 
 

@@ -111,7 +111,9 @@ class S3Blobs:
         try:
             return await patiently(attempt, self._pauses, self._patience_seconds)
         except DatabaseError as error:
-            raise StorageUnavailableError(f"the bucket {self._bucket} cannot be used: {error}") from error
+            raise StorageUnavailableError(
+                f"the bucket {self._bucket} cannot be used: {error.message} ({error.code})"
+            ) from error
 
 
 _REASONS = {

@@ -148,9 +148,9 @@ def failure(error: ClientError, operation: str, target: str) -> DatabaseError:
     guilty = sorted({reason for reason in reasons if reason != "None"})
     if guilty:
         message += f" for {', '.join(guilty)}"
-    if kind in (OperatorError, ThrottledError) and not reasons:
-        message += f": {response.get('Error', {}).get('Message', '')}"  # other texts may quote values
-    return kind(code, message)
+    # The texts of other errors may quote values.
+    tells = kind in (OperatorError, ThrottledError) and not reasons
+    return kind(code, message, response.get("Error", {}).get("Message", "") if tells else "")
 
 
 def code_of(error: ClientError) -> str:

@@ -12,8 +12,9 @@ from kudurru_server.storage.dynamodb import keys
 from kudurru_server.storage.dynamodb.attributes import bytes_of, number_of, text_of, texts_of
 from kudurru_server.storage.dynamodb.database import Database, Item, Key, Table
 from kudurru_server.storage.dynamodb.entry_item import Place
+from kudurru_server.storage.dynamodb.outages import Outages
 from kudurru_server.storage.dynamodb.payloads import Cut, Payloads
-from kudurru_server.storage.dynamodb.retries import DatabaseError, Pauses, patiently
+from kudurru_server.storage.dynamodb.retries import DatabaseError, OperatorError, Pauses, patiently
 
 _GET_MANY = 100
 _SMALL_FRAME_BYTES = 4096
@@ -92,6 +93,7 @@ class EventRows:
         self._payloads = payloads
         self._pauses = pauses
         self._patience_seconds = patience_seconds
+        self.outages = Outages()
 
     async def find(self, event_ids: Iterable[str]) -> dict[str, Row]:
         """Return the rows of those events that have one, consistently; frames may lack their payloads."""
@@ -150,4 +152,6 @@ class EventRows:
         try:
             return await patiently(call, self._pauses, self._patience_seconds)
         except DatabaseError as error:
-            raise StorageUnavailableError(f"DynamoDB does not answer ({error.code})") from error
+            self.outages.note(error)
+            outcome = "refuses" if isinstance(error, OperatorError) else "does not answer"
+            raise StorageUnavailableError(f"DynamoDB {outcome}: {error.message} ({error.code})") from error

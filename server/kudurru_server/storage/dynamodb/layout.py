@@ -1,9 +1,11 @@
 """What all nodes must agree on, in `META#layout`: written once, by whoever comes first, and read by everyone else."""
 
-from kudurru_server.errors import DataDirectoryError
+from functools import partial
+
+from kudurru_server.errors import DataDirectoryError, StorageUnavailableError
 from kudurru_server.storage.dynamodb import keys
 from kudurru_server.storage.dynamodb.attributes import number_of
-from kudurru_server.storage.dynamodb.database import Absent, Below, Database, Item, Table
+from kudurru_server.storage.dynamodb.database import Absent, Below, Database, Item, Question, Table
 from kudurru_server.storage.dynamodb.event_rows import EventRows
 
 FORMAT = 1
@@ -25,8 +27,10 @@ class Layout:
 
         Raises:
             DataDirectoryError: the store has another format.
-            StorageUnavailableError: it does not answer.
+            StorageUnavailableError: it does not answer, or holds events of a log that is gone.
         """
+        if await self._item() is None and await self._has_events(write_shard_count) and await self._item() is None:
+            raise StorageUnavailableError("there are events, but no log: its table was replaced")
         new: Item = {
             "pk": _KEY.pk,
             "n": _KEY.sk,
@@ -46,9 +50,24 @@ class Layout:
         await self.refresh()
 
     async def refresh(self) -> None:
-        """Read the layout again: another node may have raised the number of shards."""
-        item = await self._rows.asking(lambda: self._database.get(Table.LOG, _KEY, consistent=True))
+        """Read the layout again: another node may have raised the number of shards.
+
+        Raises:
+            StorageUnavailableError: there is none, or it does not answer.
+        """
+        item = await self._item()
         if item is None:
-            raise DataDirectoryError("the log has no layout")
+            raise StorageUnavailableError("the log has no layout: its table was replaced")
         self.stripes = number_of(item, "stripes")
         self.write_shard_count = number_of(item, "write_shard_count")
+
+    async def _item(self) -> Item | None:
+        return await self._rows.asking(lambda: self._database.get(Table.LOG, _KEY, consistent=True))
+
+    async def _has_events(self, shards: int) -> bool:
+        for shard in range(shards):
+            pk, low, high = keys.shard_pk(shard), keys.FIRST_CURSOR, keys.LAST_CURSOR
+            question = Question(Table.EVENTS, pk, low, high, index=keys.ALL_EVENTS)
+            if (await self._rows.asking(partial(self._database.query, question, 1))).items:
+                return True
+        return False

@@ -21,6 +21,7 @@ from kudurru_server.storage.dynamodb.body import Body
 from kudurru_server.storage.dynamodb.database import Absent, Database, Item, Question, Refused, Table, Value
 from kudurru_server.storage.dynamodb.entry_item import PART_BYTES, Place
 from kudurru_server.storage.dynamodb.event_rows import EventRows
+from kudurru_server.storage.dynamodb.layout import Layout
 from kudurru_server.storage.dynamodb.payloads import Cut, Payloads, payload_of_event
 
 _AHEAD = 64  # entries asked for together when reading on; a page of each stripe bounds the bytes
@@ -40,11 +41,19 @@ class Log:
     """The log, as far as this node has followed it."""
 
     def __init__(
-        self, database: Database, payloads: Payloads, rows: EventRows, options: LogOptions, chance: random.Random
+        self,
+        database: Database,
+        payloads: Payloads,
+        rows: EventRows,
+        layout: Layout,
+        options: LogOptions,
+        *,
+        chance: random.Random,
     ) -> None:
         self._database = database
         self._payloads = payloads
         self._rows = rows
+        self._layout = layout
         self._options = options
         self._chance = chance
         self._number = 0
@@ -69,7 +78,7 @@ class Log:
         if entry.first != self.head.position + 1:
             return False
         if self._token is None:
-            self._token = (await self._place(self._number)).token
+            self._token = (await self.place(self._number)).token
         events = [event_of(frame) for frame in entry.frames]
         cuts = await self._payloads.take_out(events, payload_of_event)
         attributes = await self._pack(entry, events, cuts)
@@ -203,7 +212,26 @@ class Log:
         key = keys.log_key(number, self._options.stripes)
         return await self._rows.asking(lambda: self._database.get(Table.LOG, key, consistent=consistent))
 
-    async def _place(self, number: int) -> Place:
+    async def check(self) -> None:
+        """Check that the log still is the one this node has followed.
+
+        Raises:
+            StorageUnavailableError: it is not, or does not answer.
+        """
+        number, token = self._number, self._token
+        if not number:
+            await self._layout.refresh()
+            is_same = self._layout.stripes == self._options.stripes
+        else:
+            item = await self._get(number, consistent=True)
+            is_same = item is not None and item["token"] == (token or item["token"])
+        if not is_same:
+            raise StorageUnavailableError(
+                f"log entry {number} is not the one this server knows: the table of the log was replaced or restored"
+            )
+
+    async def place(self, number: int) -> Place:
+        """Return what the log says of entry `number`, which is in it."""
         item = await self._get(number, consistent=True)
         if item is None:
             raise StorageUnavailableError(f"log entry {number} is missing")
@@ -252,7 +280,7 @@ class Log:
         low, high, found = 1, await self.number_at(until) if until else 0, 0
         while low <= high:
             middle = (low + high) // 2
-            place = await self._place(middle)
+            place = await self.place(middle)
             if place.ticks < ticks:
                 found, low = min(until, place.last), middle + 1
             else:

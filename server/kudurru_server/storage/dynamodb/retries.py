@@ -19,10 +19,12 @@ _T = TypeVar("_T")
 class DatabaseError(Exception):
     """DynamoDB or S3 did not do what it was asked to."""
 
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(f"{code}: {message}")
+    def __init__(self, code: str, message: str, detail: str = "") -> None:
+        super().__init__(f"{code}: {message}: {detail}" if detail else f"{code}: {message}")
         self.code = code
         self.message = message
+        self.detail = detail
+        """What the service says; it may name roles and accounts, so it is for operators and not for callers."""
 
 
 class OutcomeUnknownError(DatabaseError):

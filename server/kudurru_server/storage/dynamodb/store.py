@@ -16,7 +16,8 @@ from kudurru_server.storage.dynamodb.layout import FORMAT, Layout
 from kudurru_server.storage.dynamodb.leader import DynamoLeaderRecord
 from kudurru_server.storage.dynamodb.log import Log, LogOptions
 from kudurru_server.storage.dynamodb.merge import IndexReader
-from kudurru_server.storage.dynamodb.payloads import Payloads
+from kudurru_server.storage.dynamodb.payloads import Payloads, payload_of_event
+from kudurru_server.storage.dynamodb.replaced import Replaced
 from kudurru_server.storage.dynamodb.retries import Pauses
 from kudurru_server.storage.dynamodb.roll_forward import RollForward, RollOptions
 from kudurru_server.storage.dynamodb.tag_rows import Range, TagRows
@@ -59,6 +60,8 @@ class DynamoStorage:
         conditions: Conditions,
         roll: RollForward,
         leader_record: DynamoLeaderRecord,
+        payloads: Payloads,
+        replaced: Replaced,
     ) -> None:
         self._log = log
         self._rows = rows
@@ -67,11 +70,14 @@ class DynamoStorage:
         self._conditions = conditions
         self._roll = roll
         self.leader_record = leader_record
+        self._payloads = payloads
+        self._replaced = replaced
 
     async def begin(self) -> None:
         """Start behind the watermark."""
         applied = await self._roll.look()
         self._log.begin(applied.number, applied.cursor)
+        await self._replaced.check_rows()
 
     async def head(self) -> Cursor:
         """See `Storage`."""
@@ -80,7 +86,12 @@ class DynamoStorage:
 
     async def put(self, entry: Entry) -> bool:
         """See `Storage`."""
+        await self._replaced.check_log()
         return await self._log.put(entry)
+
+    async def keep(self, encoded: Sequence[bytes]) -> None:
+        """See `Storage`."""
+        await self._payloads.take_out(list(encoded), payload_of_event)
 
     async def entries(self, after: int, *, latest: bool = True) -> Sequence[Entry]:
         """See `Storage`."""
@@ -96,6 +107,8 @@ class DynamoStorage:
 
     async def apply(self, entries: Sequence[Entry]) -> None:
         """See `Storage`."""
+        await self._replaced.check_log()
+        await self._replaced.check_rows()
         await self._roll.apply(entries, self._number_of)
 
     async def _number_of(self, entry: Entry) -> int:
@@ -103,14 +116,17 @@ class DynamoStorage:
 
     async def history(self, query: Query, span: Span, max_events: int, max_bytes: int) -> Batch:
         """See `Storage`."""
+        await self._replaced.check_rows()
         return await self._history.read(query, span, max_events, max_bytes)
 
     async def first_matches(self, checks: Sequence[Check], until: int) -> list[Stored | None]:
         """See `Storage`."""
+        await self._replaced.check_rows()
         return list(await asyncio.gather(*(self._conditions.first(check, until) for check in checks)))
 
     async def find(self, event_ids: Sequence[str], until: int) -> dict[str, Stored]:
         """See `Storage`."""
+        await self._replaced.check_rows()
         rows = await self._rows.find(event_ids)
         found = await self._rows.complete([row for row in rows.values() if row.stored.position <= until])
         return {stored.event_id: stored for stored in found}
@@ -127,6 +143,7 @@ class DynamoStorage:
         """See `Storage`."""
         if not until:
             return None
+        await self._replaced.check_rows()
         end = Cursor(await self._log.ticks_at(until), until)
         query = Query((QueryItem(tags=(tag,)),))
         first = await self._tag_rows.read(query, Range(START, end), 1)
@@ -138,6 +155,7 @@ class DynamoStorage:
 
     async def tags(self, group: str | None, after: str | None, limit: int) -> list[str]:
         """See `Storage`."""
+        await self._replaced.check_rows()
         return await self._tag_rows.listed(group, after, limit)
 
 
@@ -157,7 +175,7 @@ async def open_storage(
     rows = EventRows(database, payloads, pauses, options.patience_seconds)
     layout = Layout(database, rows)
     await layout.agree(options.stripes, options.write_shard_count)
-    log = Log(database, payloads, rows, LogOptions(layout.stripes, node), chance)
+    log = Log(database, payloads, rows, layout, LogOptions(layout.stripes, node), chance=chance)
     roll = RollForward(
         database,
         rows,
@@ -184,6 +202,8 @@ async def open_storage(
         conditions=Conditions(database, rows, tag_rows, log, history),
         roll=roll,
         leader_record=DynamoLeaderRecord(database, rows),
+        payloads=payloads,
+        replaced=Replaced(database, log, rows, roll),
     )
     await storage.begin()
     yield storage

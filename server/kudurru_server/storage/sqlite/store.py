@@ -78,6 +78,9 @@ class SqliteStorage:
                 self._maintain("checkpoint", self._checkpoint)
         return written
 
+    async def keep(self, encoded: Sequence[bytes]) -> None:
+        """See `Storage`: everything fits into the log."""
+
     async def entries(self, after: int, *, latest: bool = True) -> Sequence[Entry]:  # noqa: ARG002 - it always is
         """See `Storage`."""
         return await self._run(self._reader, self._entries, after)
