@@ -176,7 +176,7 @@ async def follower(forward: leadership.Forward, network: Network | None = None) 
         engine = nodes.engines[1]
         known = engine._leadership  # noqa: SLF001 - quicker than losing puts
         for _ in range(3):
-            known.put_lost()
+            known.put_decided(lost=True)
         await until(lambda: known.is_elsewhere)
         yield engine
 

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import heapq
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 
 from kudurru_server.engine.applier import recover, run_applier
@@ -38,6 +38,7 @@ from kudurru_server.storage.interface import Span, Storage
 
 AT_LEAST_SECONDS = 5.0
 _PREPARERS = 2  # so that appends whose look-up is quick need not wait for one that is slow
+_HANDERS_OVER = 4  # so that appends need not wait for the leader's answer to others
 
 
 def system_ticks() -> int:
@@ -104,8 +105,13 @@ class Engine:
             tasks.create_task(self._commit.run_commit()),
             tasks.create_task(run_applier(self._storage, self._tail, self._apply_delay_seconds)),
             *([tasks.create_task(self._follower.run())] if self._follower.has_others else []),
-            *([tasks.create_task(self._leadership.run())] if self._leadership.has_neighbours else []),
+            *(tasks.create_task(work) for work in self._leading()),
         ]
+
+    def _leading(self) -> list[Coroutine[None, None, None]]:
+        if not self._leadership.has_neighbours:
+            return []
+        return [self._leadership.run(), *(self._commit.run_hand_over() for _ in range(_HANDERS_OVER))]
 
     async def drain(self) -> None:
         """Refuse new appends, answer the others, and end the subscriptions."""

@@ -106,8 +106,10 @@ class GroupCommit:
         self._complaints = {event: Complaint(event) for event in ("keep_failed", "look_up_failed", "put_failed")}
         self._pending_bytes = 0
         self._to_prepare: deque[_Waiting] = deque()
+        self._to_hand_over: deque[_Waiting] = deque()
         self._to_commit: deque[_Waiting] = deque()
         self._prepare_wanted = asyncio.Event()
+        self._hand_over_wanted = asyncio.Event()
         self._commit_wanted = asyncio.Event()
         self._closing = False
         self._open: set[_Waiting] = set()
@@ -179,8 +181,10 @@ class GroupCommit:
             self._idle.set()
 
     def _enqueue(self, waiting: _Waiting) -> None:
-        leaves = self._leadership.is_elsewhere and not waiting.stays
-        if leaves or self._lookups.enough(waiting.append, waiting.answers):
+        if self._leadership.is_elsewhere and not waiting.stays:
+            self._to_hand_over.append(waiting)
+            self._hand_over_wanted.set()
+        elif self._lookups.enough(waiting.append, waiting.answers):
             self._to_commit.append(waiting)
             self._commit_wanted.set()
         else:
@@ -235,8 +239,6 @@ class GroupCommit:
             batch = self._take()
             if not self._to_commit:
                 self._commit_wanted.clear()
-            if self._leadership.is_elsewhere:
-                batch = await self._hand_over(batch)
             while batch:
                 async with self._follower.turn:
                     batch = await self._commit(batch)
@@ -256,17 +258,23 @@ class GroupCommit:
             size, events = size + append.size_bytes, events + len(append.ids)
         return batch
 
-    async def _hand_over(self, batch: Sequence[_Waiting]) -> list[_Waiting]:
-        """Have the leader decide what may leave; return what is left to commit here."""
-        leaving = [waiting for waiting in batch if not waiting.stays]
-        if not leaving:
-            return list(batch)
-        for waiting in leaving:
+    async def run_hand_over(self) -> None:
+        """Have the leader decide appends, for ever, and commit here what it does not; several such tasks may run."""
+        while True:
+            await self._hand_over_wanted.wait()
+            self._hand_over_wanted.clear()
+            batch = self._without_abandoned(self._to_hand_over)
+            self._to_hand_over.clear()
+            if batch:
+                await self._hand_over(batch)
+
+    async def _hand_over(self, batch: Sequence[_Waiting]) -> None:
+        for waiting in batch:
             waiting.stays = True
             waiting.append.fresh_ids = False
-        outcomes = await self._leadership.hand_over([waiting.append for waiting in leaving])
+        outcomes = await self._leadership.hand_over([waiting.append for waiting in batch])
         decided: dict[_Waiting, Outcome] = {}
-        for waiting, outcome in zip(leaving, outcomes, strict=True):
+        for waiting, outcome in zip(batch, outcomes, strict=True):
             waiting.may_be_recorded = isinstance(outcome, UnavailableError)
             if isinstance(outcome, Appended | ConditionFailedError | EventIdExistsError):
                 decided[waiting] = outcome
@@ -274,9 +282,11 @@ class GroupCommit:
             await self._follower.catch_up(max(map(_position, decided.values()), default=0))
         except StorageUnavailableError as error:
             decided = dict.fromkeys(decided, error)
-        for waiting, outcome in decided.items():
-            self._settle(waiting, outcome)
-        return [waiting for waiting in batch if waiting not in decided]
+        for waiting in batch:
+            if waiting in decided:
+                self._settle(waiting, decided[waiting])
+            else:
+                self._enqueue(waiting)
 
     async def _commit(self, batch: Sequence[_Waiting]) -> list[_Waiting]:
         """Make one entry of the batch; return the appends to judge again, because another entry came first."""
@@ -292,9 +302,10 @@ class GroupCommit:
         if entry.ids:
             entry.frames = make_frames(entry.frames, entry.first, entry.ticks)
             try:
-                if not await self._storage.put(entry):
+                lost = not await self._storage.put(entry)
+                self._leadership.put_decided(lost=lost)
+                if lost:
                     self._tail.unstage(entry.ids)
-                    self._leadership.put_lost()
                     await self._follower.catch_up_after_lost_put()
                     return [waiting for waiting, _ in judged]
             except Exception as error:  # noqa: BLE001 - one bad append must not end the node

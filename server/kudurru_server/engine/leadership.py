@@ -14,11 +14,12 @@ from dataclasses import dataclass
 import structlog
 
 from kudurru_server.engine.judge import Outcome
-from kudurru_server.errors import StorageUnavailableError, UnavailableError
+from kudurru_server.errors import OverloadedError, StorageUnavailableError, UnavailableError
 from kudurru_server.model import Append
 from kudurru_server.storage.interface import Leader, LeaderRecord
 
-_LOST_PUTS = 3  # within a lease: a rare one is cheaper than a leader
+_PUTS = 10
+_LOST_PUTS = 3  # of the last ten: a rare one is cheaper than a leader
 _logger = structlog.get_logger()
 
 Forward = Callable[[str, Sequence[Append]], Awaitable[Sequence[Outcome]]]
@@ -44,7 +45,7 @@ class Leadership:
     def __init__(self, neighbours: Neighbours | None) -> None:
         """Know nobody; without neighbours, for ever."""
         self._neighbours = neighbours
-        self._lost: deque[float] = deque(maxlen=_LOST_PUTS)
+        self._lost_puts: deque[bool] = deque(maxlen=_PUTS)
         self._contended = asyncio.Event()
         self._leader: Leader | None = None
         self._distrusted_until = self._used_at = float("-inf")
@@ -59,12 +60,10 @@ class Leadership:
         """Tell whether appends are better handed to another node."""
         return self._leader is not None and _now() >= self._distrusted_until
 
-    def put_lost(self) -> None:
-        """Take note that another node was faster."""
-        self._lost.append(_now())
-        if self._neighbours is None or len(self._lost) < _LOST_PUTS:
-            return
-        if self._lost[-1] - self._lost[0] < self._neighbours.lease_seconds:
+    def put_decided(self, *, lost: bool) -> None:
+        """Take note of a put, which is lost if another node was faster."""
+        self._lost_puts.append(lost)
+        if lost and sum(self._lost_puts) >= _LOST_PUTS:
             self._contended.set()
             self.used()
 
@@ -73,10 +72,10 @@ class Leadership:
         self._used_at = _now()
 
     async def hand_over(self, appends: Sequence[Append]) -> Sequence[Outcome]:
-        """Return what the leader says of appends, if it answers within the lease; call it while `is_elsewhere`."""
+        """Return what the leader says of appends, if it answers within the lease."""
         neighbours, leader = self._neighbours, self._leader
-        if neighbours is None or leader is None:
-            raise AssertionError("nobody leads")
+        if neighbours is None or leader is None or not self.is_elsewhere:
+            return [OverloadedError("there is no leader any more")] * len(appends)
         self.used()
         try:
             async with asyncio.timeout(neighbours.lease_seconds):
@@ -100,6 +99,7 @@ class Leadership:
                 await asyncio.sleep(self._neighbours.lease_seconds)
             finally:
                 self._leader = None
+                self._lost_puts.clear()
                 self._contended.clear()
 
     async def _serve_a_term(self, neighbours: Neighbours) -> None:
