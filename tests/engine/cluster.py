@@ -4,7 +4,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kudurru_server.api.convert import same_content
 from kudurru_server.engine.engine import Engine, EngineOptions, run_engine
@@ -18,6 +18,8 @@ from tests.simulation.fake_tables import FakeTables
 
 CALM = Faults(delay_seconds=0.002)
 OPTIONS = EngineOptions(tail_bytes=1, follow_busy_seconds=0.01, follow_idle_seconds=0.03, apply_delay_seconds=0.02)
+FORGETFUL = replace(OPTIONS, tail_bytes=1 << 20, follow_busy_seconds=1000.0, follow_idle_seconds=1000.0)
+"""Looks for the entries of others only when it must."""
 
 
 @dataclass
@@ -39,9 +41,14 @@ class Cluster:
 
 @asynccontextmanager
 async def cluster(
-    size: int, seed: int, neighbours: Callable[[int, DynamoStorage], Neighbours | None] = lambda _number, _storage: None
+    size: int,
+    seed: int,
+    *engine_options: EngineOptions,
+    neighbours: Callable[[int, DynamoStorage], Neighbours | None] = lambda _number, _storage: None,
 ) -> AsyncIterator[Cluster]:
+    """Run nodes, each with its own engine options if any are given."""
     chance = random.Random(seed)
+    of_each = engine_options or [OPTIONS] * size
     tables = FakeTables(asyncio.get_running_loop().time, chance)
     databases = [FakeDatabase(tables, str(number), CALM, chance) for number in range(size)]
     options = DynamoOptions(stripes=2, write_shard_count=3, lease_seconds=0.2, poll_seconds=0.02)
@@ -49,7 +56,7 @@ async def cluster(
         engines: list[Engine] = []
         for number, database in enumerate(databases):
             storage = await stack.enter_async_context(open_storage(database, None, options, chance=chance))
-            running = run_engine(storage, same_content, OPTIONS, neighbours(number, storage))
+            running = run_engine(storage, same_content, of_each[number], neighbours(number, storage))
             engines.append(await stack.enter_async_context(running))
         yield Cluster(engines, databases, tables)
 

@@ -1,12 +1,13 @@
 """Several nodes on one store: what one of them records, all of them show and judge by."""
 
 import asyncio
+from dataclasses import replace
 
 from kudurru_server.errors import ConditionFailedError
-from kudurru_server.model import Appended, Cursor
+from kudurru_server.model import TICKS_PER_SECOND, Appended, Cursor
 
-from tests.builders import append, event, events_of, query, unless
-from tests.engine.cluster import CALM, cluster, read_all
+from tests.builders import NOON, append, event, events_of, query, unless, uuid7
+from tests.engine.cluster import CALM, FORGETFUL, cluster, read_all
 from tests.engine.nodes import PATIENCE_SECONDS, until
 from tests.simulation.fake_database import Faults
 
@@ -46,6 +47,43 @@ async def test_a_cursor_from_another_node_is_one_of_this_store_at_once() -> None
             condition = unless(((), ("t",)), after=str(Cursor(outcome.ticks, outcome.first)))
             (next_outcome,) = await other.append([append(event("A", "t"), conditions=[condition])])
             assert isinstance(next_outcome, Appended)
+
+
+async def test_a_repetition_is_recognised_by_a_node_that_is_behind_before_its_conditions_are_judged() -> None:
+    async with cluster(2, 5, FORGETFUL, FORGETFUL) as nodes, asyncio.timeout(PATIENCE_SECONDS):
+        one, other = nodes.engines
+        await other.append([append(event("A", "t"))])
+        repeated = event("B")
+        (first,) = await one.append([append(repeated)])
+        (again,) = await other.append([append(repeated, conditions=[unless(((), ("t",)))])])
+        assert isinstance(first, Appended)
+        assert again == replace(first, already_committed=True)
+
+
+async def test_a_node_that_is_behind_refuses_no_id_as_too_new_for_a_time_that_the_store_has_reached() -> None:
+    ahead = replace(FORGETFUL, clock=lambda: NOON + 90 * TICKS_PER_SECOND)
+    async with cluster(2, 6, ahead, replace(FORGETFUL, clock=lambda: NOON)) as nodes, asyncio.timeout(PATIENCE_SECONDS):
+        one, other = nodes.engines
+        repeated = event("A", event_id=uuid7(NOON + 80 * TICKS_PER_SECOND))
+        (first,) = await one.append([append(repeated)])
+        (again,) = await other.append([append(repeated)])
+        assert isinstance(first, Appended)
+        assert again == replace(first, already_committed=True)
+
+
+async def test_a_read_after_a_cursor_of_another_node_is_complete_up_to_that_cursor_at_least() -> None:
+    async with cluster(2, 7, FORGETFUL, FORGETFUL) as nodes, asyncio.timeout(PATIENCE_SECONDS):
+        one, other = nodes.engines
+        (outcome,) = await one.append([append(event("A"), event("B"))])
+        assert isinstance(outcome, Appended)
+        first, last = (Cursor(outcome.ticks, position) for position in (1, 2))
+        span, head = await other.span(first, None, backwards=False)
+        assert (span.after, span.until, head) == (1, 2, last)
+        (outcome,) = await one.append([append(event("C"))])
+        assert isinstance(outcome, Appended)
+        third = Cursor(outcome.ticks, outcome.first)
+        span, head = await other.span(first, third, backwards=False)
+        assert (span.after, span.until, head) == (1, 3, third)
 
 
 async def test_rows_are_written_by_another_node_when_the_one_that_wrote_them_is_gone() -> None:

@@ -162,11 +162,11 @@ class Engine:
         Raises:
             CursorOutOfRangeError: a cursor is not one of this store.
         """
-        head = self.head
         low = await self._cursors.position(after, "after")
-        if until is None:
+        high = None if until is None else await self._cursors.position(until, "until")
+        head = self.head  # a cursor of another node has moved it
+        if high is None or high >= head.position:
             return Span(low, head.position, backwards), head
-        high = min(head.position, await self._cursors.position(until, "until"))
         return Span(low, high, backwards), await self._cursors.at(high)
 
     def read(self, query: Query, span: Span, limit: int) -> AsyncGenerator[Batch]:

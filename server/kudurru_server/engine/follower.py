@@ -70,6 +70,14 @@ class Follower:
         async with self.turn:  # not for longer: on a busy log there is always more
             return await self._load(latest=latest)
 
+    async def take_in_news(self) -> bool:
+        """Take in what others have recorded, and tell whether there was anything; the caller has the turn.
+
+        Raises:
+            StorageUnavailableError: the log could not be read.
+        """
+        return await self._load(latest=True)
+
     async def catch_up_after_lost_put(self) -> None:
         """Take in what other nodes have put, to its end and however long it takes; the caller has the turn."""
         while True:

@@ -103,7 +103,9 @@ class GroupCommit:
         self._unapplied_limit_bytes = unapplied_bytes
         self._entry_bytes = entry_bytes
         self._keep_above_bytes = keep_above_bytes
-        self._complaints = {event: Complaint(event) for event in ("keep_failed", "look_up_failed", "put_failed")}
+        self._complaints = {
+            event: Complaint(event) for event in ("keep_failed", "look_up_failed", "put_failed", "look_failed")
+        }
         self._pending_bytes = 0
         self._to_prepare: deque[_Waiting] = deque()
         self._to_hand_over: deque[_Waiting] = deque()
@@ -239,9 +241,11 @@ class GroupCommit:
             batch = self._take()
             if not self._to_commit:
                 self._commit_wanted.clear()
+            sure = not self._follower.has_others
             while batch:
                 async with self._follower.turn:
-                    batch = await self._commit(batch)
+                    batch = await self._commit(batch, sure=sure)
+                sure = True  # for it comes back after a look at the log
 
     def _take(self) -> list[_Waiting]:
         batch: list[_Waiting] = []
@@ -288,8 +292,12 @@ class GroupCommit:
             else:
                 self._enqueue(waiting)
 
-    async def _commit(self, batch: Sequence[_Waiting]) -> list[_Waiting]:
-        """Make one entry of the batch; return the appends to judge again, because another entry came first."""
+    async def _commit(self, batch: Sequence[_Waiting], *, sure: bool) -> list[_Waiting]:
+        """Make one entry of the batch; return the appends to judge again, because another entry came first.
+
+        Unless `sure` that the tail has all that was recorded before the batch was handed in, a refusal waits for a put
+        or a look that shows it: another node may have recorded the very append that is refused.
+        """
         head = self._tail.head
         entry = Entry(head.position + 1, max(self._clock(), head.ticks), [], [], [], [])
         judged: list[tuple[_Waiting, Verdict]] = []
@@ -298,26 +306,19 @@ class GroupCommit:
                 judged.append((waiting, self._judge.judge(waiting.append, waiting.answers, entry)))
             else:
                 self._enqueue(waiting)  # the tail has moved on since it was prepared
+        refuses = any(isinstance(verdict.outcome, KudurruError) for _, verdict in judged)
         failure: KudurruError | None = None
-        if entry.ids:
-            entry.frames = make_frames(entry.frames, entry.first, entry.ticks)
-            try:
-                lost = not await self._storage.put(entry)
-                self._leadership.put_decided(lost=lost)
-                if lost:
-                    self._tail.unstage(entry.ids)
-                    await self._follower.catch_up_after_lost_put()
-                    return [waiting for waiting, _ in judged]
-            except Exception as error:  # noqa: BLE001 - one bad append must not end the node
-                failure = self._fault("put_failed", error)
-            if failure is None:
-                self._complaints["put_failed"].works()
-                self._tail.record(entry)
-            else:
-                self._tail.unstage(entry.ids)
+        try:
+            if not await self._decide(entry, look=refuses and not sure):
+                return [waiting for waiting, _ in judged]
+        except Exception as error:  # noqa: BLE001 - one bad append must not end the node
+            failure = self._fault("put_failed" if entry.ids else "look_failed", error)
+        if entry.ids and failure is None:
+            self._tail.record(entry)
         appends = iter(entry.appends)
         for waiting, verdict in judged:
-            if failure is not None and verdict.depends_on_entry:
+            unsure = not sure and isinstance(verdict.outcome, KudurruError)
+            if failure is not None and (verdict.depends_on_entry or unsure):
                 self._settle(waiting, failure)
             elif verdict.outcome is not None:
                 self._settle(waiting, verdict.outcome)
@@ -325,6 +326,27 @@ class GroupCommit:
                 first, count = next(appends)
                 self._settle(waiting, Appended(first, count, entry.ticks, already_committed=False))
         return []
+
+    async def _decide(self, entry: Entry, *, look: bool) -> bool:
+        """Put the entry, or if it is empty look at the log if told to; return False if another entry came first.
+
+        Raises:
+            KudurruError: it failed; the entry is not staged any more.
+        """
+        if not entry.ids:
+            return not (look and await self._follower.take_in_news())
+        entry.frames = make_frames(entry.frames, entry.first, entry.ticks)
+        try:
+            is_recorded = await self._storage.put(entry)
+        except Exception:
+            self._tail.unstage(entry.ids)
+            raise
+        self._complaints["put_failed"].works()
+        self._leadership.put_decided(lost=not is_recorded)
+        if not is_recorded:
+            self._tail.unstage(entry.ids)
+            await self._follower.catch_up_after_lost_put()
+        return is_recorded
 
     def _fault(self, event: str, error: Exception) -> KudurruError:
         """Log why the store did not do what it was asked to, and return what its callers are told."""
