@@ -163,6 +163,17 @@ async def test_a_batch_ends_soon_after_it_has_reached_max_bytes(storage: Storage
             assert (await storage.history(asked, Span(0, 12, backwards), 1000, 80_000)).count in (3, 4, 5)
 
 
+@pytest.mark.parametrize("backwards", [False, True])
+async def test_a_batch_of_as_many_events_as_wanted_reaches_to_the_last_of_them(
+    storage: Storage, *, backwards: bool
+) -> None:
+    await storage.put(entry(1, [event("A", "x"), event("B", "y"), event("A", "z")]))
+    await storage.apply(await storage.entries(0))
+    for asked in (query((("B",), ())), query(((), ("y",))), query((("B",), ("y",))), query((("B",), ()), ((), ("y",)))):
+        batch = await storage.history(asked, Span(0, 3, backwards), 1, 1 << 20)
+        assert (batch.count, batch.reached) == (1, 2)
+
+
 async def test_a_query_that_matches_nothing_makes_progress_to_the_end(storage: Storage) -> None:
     for number in range(10):
         await storage.put(entry(number * 300 + 1, [event("A", "x") for _ in range(300)]))

@@ -129,7 +129,8 @@ class _Columns:
         """Return the events up to the limits."""
         ends = list(accumulate(map(len, self.frames)))
         stop = min(len(ends), max_events, bisect_left(ends, max_bytes) + 1)
-        reached = self.reached if stop == len(ends) else self.positions[stop - 1]
+        is_whole = stop == len(ends) and stop < max_events
+        reached = self.reached if is_whole else self.positions[stop - 1]
         return Batch(b"".join(self.frames[:stop]), stop, reached)
 
 
