@@ -1,29 +1,44 @@
 """The server against the reference, in random histories: every answer, through the wire, at every step.
 
 Generations of three events and a tail of next to nothing let every step cross the border between memory, runs, merges
-and the log.
+and the log. Where several nodes share the store, any of them is asked, and some have not looked at the log for long.
+Where the network has faults, a call that ends as unavailable is repeated at the next node, and only then judged.
 """
 
+import random
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 import grpc
 import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from kudurru_server._proto import event_store_service_pb2 as pb
 from kudurru_server._proto.event_pb2 import AppendCondition, Event
+from kudurru_server._proto.event_store_service_pb2_grpc import EventStoreServiceStub
+from kudurru_server.engine.engine import EngineOptions
+from kudurru_server.errors import StorageUnavailableError
 
 from tests.api.machine_server import ThreadedServer
 from tests.builders import NOON, fact_of, query_message
+from tests.loop_thread import LoopThread
 from tests.reference import (
     TICKS_PER_MILLISECOND,
     UNIX_EPOCH_TICKS,
@@ -35,8 +50,10 @@ from tests.reference import (
     Reference,
     Refused,
 )
+from tests.storage.backends import Backend
 
-PATIENCE_SECONDS = 3.0
+_T = TypeVar("_T")
+PATIENCE_SECONDS = 10.0
 GENERATION_EVENTS = 3
 FAN_OUT = 2
 TYPES, TAGS = ("A", "B", "C"), ("x", "y", "g:1", "g:2", "ü")
@@ -67,8 +84,34 @@ def meaningful(query: Query) -> Query:
     return query if all(types or found for types, found in query) else ()
 
 
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What a machine runs on."""
+
+    backends: Sequence[Callable[[Path], Backend]]
+    """An example runs on one of them."""
+    nodes: int = 1
+    follow_seconds: tuple[float | None, ...] = (None,)
+    """Between looks for the entries of other nodes, one of these in an example; None: there are no others."""
+    apply_delay_seconds: float | None = None
+    has_faults: bool = False
+    """Calls may end as unavailable."""
+
+
+@dataclass(slots=True)
+class Stream:
+    """A subscription."""
+
+    query: Query
+    after: int
+    cursor: str
+    call: Any
+
+
 class Machine(RuleBasedStateMachine):
-    """Random clients of one server."""
+    """Random clients of one server, or of several that share a store."""
+
+    setup: Setup
 
     def __init__(self) -> None:
         super().__init__()
@@ -76,26 +119,78 @@ class Machine(RuleBasedStateMachine):
         self.reference = Reference()
         self.sent: list[list[Event]] = []
         self.numbers = count(1)
-        self.streams: list[tuple[Query, int, Iterator[pb.SubscribeResponse], Any]] = []
+        self.streams: list[Stream] = []
+        self.servers: list[ThreadedServer] = []
+        self.latest = 0
+        self.unavailable = 0
         self.patch = pytest.MonkeyPatch()
         for module in ("tail", "applier"):
             self.patch.setattr(f"kudurru_server.engine.{module}.GENERATION_EVENTS", GENERATION_EVENTS)
         self.patch.setattr("kudurru_server.storage.sqlite.index.FAN_OUT", FAN_OUT)
-        self.folder = tempfile.TemporaryDirectory()
+        self.stack = ExitStack()
+        self.stack.callback(self.patch.undo)
+        self.folder = Path(self.stack.enter_context(tempfile.TemporaryDirectory()))
 
-    @initialize(tail_bytes=st.sampled_from((1, 5_000, 1 << 20)))
-    def start(self, tail_bytes: int) -> None:
-        self.server = ThreadedServer(Path(self.folder.name) / "data", lambda: self.now, tail_bytes)
-        self.server.__enter__()
+    @initialize(
+        tail_bytes=st.sampled_from((1, 5_000, 1 << 20)),
+        place=fractions,
+        pace=fractions,
+        chance=st.randoms(use_true_random=False),
+    )
+    def start(self, tail_bytes: int, place: int, pace: int, chance: random.Random) -> None:
+        setup, self.chance = self.setup, chance
+        backend = setup.backends[place % len(setup.backends)](self.folder)
+        follow_seconds = setup.follow_seconds[pace % len(setup.follow_seconds)]
+        options = EngineOptions(
+            tail_bytes=tail_bytes,
+            follow_busy_seconds=follow_seconds,
+            follow_idle_seconds=follow_seconds or 0.0,
+            apply_delay_seconds=setup.apply_delay_seconds,
+            clock=lambda: self.now,
+        )
+        thread = self.stack.enter_context(LoopThread())
+        for _ in range(setup.nodes):
+            server = ThreadedServer(thread, backend.open, options)
+            self.start_server(server)
+            self.stack.callback(server.stop)
+            self.servers.append(server)
+
+    def start_server(self, server: ThreadedServer) -> None:
+        """Start it, or where the store may not answer, try until it does."""
+        while True:
+            try:
+                server.start()
+            except StorageUnavailableError:
+                assert self.setup.has_faults
+            else:
+                return
 
     def teardown(self) -> None:
-        try:
-            if hasattr(self, "server"):
+        with self.stack:
+            if len(self.servers) == self.setup.nodes:
                 self.check_streams()
-                self.server.__exit__(None, None, None)
-        finally:
-            self.patch.undo()
-            self.folder.cleanup()
+
+    # ── asking ──
+
+    def ask(self, call: Callable[[EventStoreServiceStub], _T], first: int | None = None) -> tuple[_T, int, bool]:
+        """Return the answer of any node (or try `first` first), which node it is, and whether it is the first try."""
+        start = self.chance.randrange(len(self.servers)) if first is None else first
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        for attempt in count():
+            node = (start + attempt) % len(self.servers)
+            try:
+                return call(self.servers[node].stub), node, attempt == 0
+            except grpc.RpcError as error:
+                is_fault = self.setup.has_faults and error.code() is grpc.StatusCode.UNAVAILABLE
+                if not is_fault or time.monotonic() > deadline:
+                    raise
+                self.unavailable += 1
+        raise AssertionError
+
+    @property
+    def at_least(self) -> str:
+        """What a read must have seen: the node that acknowledged it has, another one is told."""
+        return self.reference.head if self.setup.nodes > 1 else ""
 
     # ── appends ──
 
@@ -173,11 +268,16 @@ class Machine(RuleBasedStateMachine):
         judged = [Condition(meaningful(one.query), one.after) for one in conditions]
         expected = self.reference.append(list(map(fact_of, events)), judged, self.now)
         try:
-            answer = self.server.stub.Append(request, timeout=PATIENCE_SECONDS)
+            answer, node, at_once = self.ask(lambda stub: stub.Append(request, timeout=PATIENCE_SECONDS))
         except grpc.RpcError as error:
             self.check_refusal(expected, error)
             return
-        assert expected == Done(list(answer.sortable_unique_ids), answer.already_committed)
+        assert isinstance(expected, Done), (expected, answer)
+        assert list(answer.sortable_unique_ids) == expected.cursors
+        if at_once or expected.already:  # else an earlier try may have recorded it
+            assert answer.already_committed == expected.already
+        if not expected.already:
+            self.latest = node
         assert list(answer.event_ids) == [one.event_id for one in events]
 
     def check_refusal(self, expected: Done | Refused, error: grpc.RpcError) -> None:
@@ -202,9 +302,14 @@ class Machine(RuleBasedStateMachine):
     def read(self, query: Query, after: Any, until: Any, backwards: bool, limit: int) -> None:  # noqa: ANN401, FBT001
         low, high = self.cursor(*after), self.cursor(*until)
         request = pb.ReadRequest(
-            query=query_message(query), after=low, until=high, backwards=backwards, limit=limit, at_least=low
+            query=query_message(query),
+            after=low,
+            until=high,
+            backwards=backwards,
+            limit=limit,
+            at_least=self.at_least or low,
         )
-        messages = list(self.server.stub.Read(request, timeout=PATIENCE_SECONDS))
+        messages, _, _ = self.ask(lambda stub: list(stub.Read(request, timeout=PATIENCE_SECONDS)))
         found = [one for message in messages for one in message.events]
         expected, head = self.reference.read(meaningful(query), low, high, backwards=backwards, limit=limit)
         self.check_events(found, expected)
@@ -223,23 +328,25 @@ class Machine(RuleBasedStateMachine):
         cursor = f"{ticks:019d}{position:011d}"
         with pytest.raises(OutOfRangeError):
             self.reference.position(cursor)
-        requests: list[Any] = [
-            self.server.stub.Read(pb.ReadRequest(after=cursor)),
-            self.server.stub.Subscribe(pb.SubscribeRequest(after=cursor)),
+        calls: list[Callable[[EventStoreServiceStub], Any]] = [
+            lambda stub: next(iter(stub.Read(pb.ReadRequest(after=cursor), timeout=PATIENCE_SECONDS))),
+            lambda stub: next(iter(stub.Subscribe(pb.SubscribeRequest(after=cursor), timeout=PATIENCE_SECONDS))),
         ]
-        for call in requests:
+        for call in calls:
             with pytest.raises(grpc.RpcError) as error:
-                next(iter(call))
+                self.ask(call)
             assert error.value.code() is grpc.StatusCode.OUT_OF_RANGE
         event = Event(event_type="A", event_id=self.new_id("n"))
         expected = self.reference.append([fact_of(event)], [Condition(after=cursor)], self.now)
+        request = pb.AppendRequest(events=[event], conditions=[AppendCondition(after=cursor)])
         with pytest.raises(grpc.RpcError) as refused:
-            self.server.stub.Append(pb.AppendRequest(events=[event], conditions=[AppendCondition(after=cursor)]))
+            self.ask(lambda stub: stub.Append(request, timeout=PATIENCE_SECONDS))
         self.check_refusal(expected, refused.value)
 
     @rule(tag=st.sampled_from((*TAGS, "never")), with_count=st.booleans())
     def tag(self, tag: str, with_count: bool) -> None:  # noqa: FBT001
-        answer = self.server.stub.GetTag(pb.GetTagRequest(tag=tag, with_count=with_count), timeout=PATIENCE_SECONDS)
+        request = pb.GetTagRequest(tag=tag, with_count=with_count, at_least=self.at_least)
+        answer, _, _ = self.ask(lambda stub: stub.GetTag(request, timeout=PATIENCE_SECONDS))
         expected = self.reference.tag(tag)
         assert answer.exists == (expected is not None)
         if expected:
@@ -251,8 +358,10 @@ class Machine(RuleBasedStateMachine):
         found: list[str] = []
         token = None
         while token != "":
-            request = pb.ListTagsRequest(page_size=page_size, page_token=token or "", group=group)
-            answer = self.server.stub.ListTags(request, timeout=PATIENCE_SECONDS)
+            request = pb.ListTagsRequest(
+                page_size=page_size, page_token=token or "", group=group, at_least=self.at_least
+            )
+            answer, _, _ = self.ask(lambda stub: stub.ListTags(request, timeout=PATIENCE_SECONDS))  # noqa: B023
             found += answer.tags
             token = answer.next_page_token
         assert found == self.reference.tags(group)
@@ -262,8 +371,9 @@ class Machine(RuleBasedStateMachine):
     def get_event(self, fraction: int) -> None:
         event_id = self.sent[fraction * (len(self.sent) - 1) // 1000][0].event_id
         expected = self.reference.get_event(event_id)
+        request = pb.GetEventRequest(event_id=event_id, at_least=self.at_least)
         try:
-            answer = self.server.stub.GetEvent(pb.GetEventRequest(event_id=event_id), timeout=PATIENCE_SECONDS)
+            answer, _, _ = self.ask(lambda stub: stub.GetEvent(request, timeout=PATIENCE_SECONDS))
         except grpc.RpcError as error:
             assert (error.code(), expected) == (grpc.StatusCode.NOT_FOUND, None)  # noqa: PT017 - or it is found
         else:
@@ -277,46 +387,77 @@ class Machine(RuleBasedStateMachine):
     def subscribe(self, query: Query, after: Any) -> None:  # noqa: ANN401
         kind, fraction = after
         cursor = self.cursor("event" if kind == "time" else kind, fraction)
-        call = self.server.stub.Subscribe(pb.SubscribeRequest(query=query_message(query), after=cursor))
-        self.streams.append((meaningful(query), self.reference.position(cursor), iter(call), call))
+        stream = Stream(query, self.reference.position(cursor), cursor, None)
+        self.open_stream(stream)
+        self.streams.append(stream)
+
+    def open_stream(self, stream: Stream) -> None:
+        """Subscribe, or subscribe again, at any node."""
+        request = pb.SubscribeRequest(query=query_message(stream.query), after=stream.cursor)
+        stream.call, _, _ = self.ask(lambda stub: stub.Subscribe(request))
 
     @precondition(lambda self: self.streams)
     @rule()
     def check_streams(self) -> None:
         """Read what each subscription has got by now, and end it."""
-        for query, after, messages, call in self.streams:
-            expected = self.reference.read(query)[0]
-            expected = [one for one in expected if one.position > after]
-            found: list[Any] = []
-            caught_up = ""
-            deadline = time.monotonic() + PATIENCE_SECONDS
-            while len(found) < len(expected) or not caught_up:
-                message = next(messages)
-                found += message.events
-                caught_up = caught_up or (message.WhichOneof("signal") == "caught_up" and "yes") or ""
-                assert time.monotonic() < deadline
-            self.check_events(found, expected)
-            call.cancel()
+        if self.at_least:
+            for node in range(len(self.servers)):
+                request = pb.GetTagRequest(tag="x", at_least=self.at_least)
+                self.ask(lambda stub: stub.GetTag(request, timeout=PATIENCE_SECONDS), node)  # noqa: B023
+        for stream in self.streams:
+            expected = self.reference.read(meaningful(stream.query))[0]
+            expected = [one for one in expected if one.position > stream.after]
+            self.check_events(list(self.delivered(stream, len(expected))), expected)
+            stream.call.cancel()
         self.streams.clear()
 
-    # ── the server ──
+    def delivered(self, stream: Stream, least: int) -> Iterator[Any]:
+        """Yield what a subscription delivers, at least so much, until it has caught up."""
+        number, caught_up = 0, False
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while number < least or not caught_up:
+            assert time.monotonic() < deadline
+            try:
+                message = next(stream.call)
+            except grpc.RpcError as error:
+                if not self.setup.has_faults or error.code() is not grpc.StatusCode.UNAVAILABLE:
+                    raise
+                self.open_stream(stream)
+                continue
+            yield from message.events
+            number += len(message.events)
+            caught_up = caught_up or message.WhichOneof("signal") == "caught_up"
+            if message.events:
+                stream.cursor = message.events[-1].sortable_unique_id
 
-    @rule()
-    def restart(self) -> None:
+    # ── the servers ──
+
+    @rule(node=fractions)
+    def restart(self, node: int) -> None:
         self.check_streams()
-        self.server.restart()
+        server = self.servers[node % len(self.servers)]
+        server.stop()
+        self.start_server(server)
 
     @invariant()
     def the_head_is_that_of_the_reference(self) -> None:
-        if hasattr(self, "server"):
-            answer = self.server.stub.GetHead(pb.GetHeadRequest(), timeout=PATIENCE_SECONDS)
-            assert (answer.sortable_unique_id, answer.position) == (self.reference.head, len(self.reference.events))
+        for node, server in enumerate(self.servers):
+            answer = server.stub.GetHead(pb.GetHeadRequest(), timeout=PATIENCE_SECONDS)
+            at = len(self.reference.events) if node == self.latest else answer.position
+            head = self.reference.events[at - 1].cursor if at else ""
+            assert (answer.sortable_unique_id, answer.position) == (head, at)
 
 
-TestMachine = Machine.TestCase
-TestMachine.settings = settings(
-    max_examples=200,
-    stateful_step_count=40,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
+def run_machine(setup: Setup, max_examples: int) -> None:
+    """Run the machine; an example that fails is made smaller only where it is the same each time."""
+    phases = [Phase.generate] if setup.nodes > 1 else list(Phase)
+    run_state_machine_as_test(
+        type("Machine", (Machine,), {"setup": setup}),
+        settings=settings(
+            max_examples=max_examples,
+            stateful_step_count=40,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+            phases=phases,
+        ),
+    )

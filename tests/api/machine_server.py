@@ -1,70 +1,47 @@
-"""A server on a loop in a thread, for tests that are not coroutines: it can be stopped and started on the same data."""
+"""Servers on the loop of a thread, for tests that are not coroutines; each can be stopped and started again."""
 
-import asyncio
-import threading
-from collections.abc import Callable, Coroutine
-from contextlib import AsyncExitStack
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 
 import grpc
 from kudurru_server._proto.event_store_service_pb2_grpc import EventStoreServiceStub
-from kudurru_server.engine.engine import Engine, EngineOptions
+from kudurru_server.api.convert import same_content
+from kudurru_server.engine.engine import Engine, EngineOptions, run_engine
+from kudurru_server.storage.interface import Storage
 
-from tests.api.nodes import PATIENCE_SECONDS, listen, run_engine_in
+from tests.api.nodes import listen
 from tests.builders import held
-
-_T = TypeVar("_T")
+from tests.loop_thread import LoopThread
 
 
 class ThreadedServer:
-    """A server with a synchronous stub; its clock is what `clock` says."""
+    """A server on the loop of a thread, with a synchronous stub."""
 
-    def __init__(self, folder: Path, clock: Callable[[], int], tail_bytes: int) -> None:
-        self._folder = folder
-        self._options = EngineOptions(tail_bytes=tail_bytes, clock=clock)
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+    def __init__(
+        self, thread: LoopThread, store: Callable[[], AbstractAsyncContextManager[Storage]], options: EngineOptions
+    ) -> None:
+        self._thread = thread
+        self._store = store
+        self._options = options
         self.stub: EventStoreServiceStub
         self.engine: Engine
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            self.stop()
-        finally:
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join(PATIENCE_SECONDS)
-            self._loop.close()
-
-    def run(self, work: Coroutine[Any, Any, _T]) -> _T:
-        """Run a coroutine on the server's loop."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE_SECONDS)
 
     def start(self) -> None:
         """Open the store and listen."""
         self._stack = AsyncExitStack()
-        address = self.run(self._start())
+        address = self._thread.run(self._start())
         self._channel = grpc.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)])
         self.stub = EventStoreServiceStub(self._channel)
 
     async def _start(self) -> str:
-        self.engine = await self._stack.enter_async_context(held(run_engine_in(self._folder, self._options)))
-        return await self._stack.enter_async_context(listen(self.engine))
+        async with AsyncExitStack() as stack:
+            storage = await stack.enter_async_context(held(self._store()))
+            self.engine = await stack.enter_async_context(held(run_engine(storage, same_content, self._options)))
+            address = await stack.enter_async_context(listen(self.engine))
+            self._stack = stack.pop_all()
+            return address
 
     def stop(self) -> None:
         """Stop listening and close the store."""
         self._channel.close()
-        self.run(self._stack.aclose())
-
-    def restart(self) -> None:
-        """Do both."""
-        self.stop()
-        self.start()
+        self._thread.run(self._stack.aclose())

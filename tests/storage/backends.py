@@ -5,9 +5,10 @@ import os
 import random
 import shutil
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from typing import Protocol
 
@@ -19,9 +20,12 @@ from kudurru_server.storage.sqlite.store import open_storage
 from tests.simulation.fake_database import FakeDatabase, Faults
 from tests.simulation.fake_tables import FakeTables
 
+IN_TRANSACTIONS = DynamoOptions(lease_seconds=0.1, poll_seconds=0.01)  # a node that follows another need not wait long
+IN_BATCHES = replace(IN_TRANSACTIONS, prefer_index=True, in_transactions=False)
+
 
 class Backend(Protocol):
-    """One store, opened any number of times, one after the other."""
+    """One store, opened any number of times, one after the other; where nodes may share it, also at the same time."""
 
     def open(self) -> AbstractAsyncContextManager[Storage]:
         """Open the store."""
@@ -64,12 +68,14 @@ class MemoryBackend:
 
     options: DynamoOptions
     tables: FakeTables = field(default_factory=lambda: FakeTables(time.monotonic, random.Random(1)))
+    seeds: Iterator[int] = field(default_factory=lambda: count(1))
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Storage]:
         """Open the store."""
-        database = FakeDatabase(self.tables, "node", Faults(delay_seconds=0.0), random.Random(1))
-        async with dynamodb.open_storage(database, None, self.options, chance=random.Random(1)) as storage:
+        chance = random.Random(next(self.seeds))  # a node draws its name and its tokens, which must differ
+        database = FakeDatabase(self.tables, "node", Faults(delay_seconds=0.0), chance)
+        async with dynamodb.open_storage(database, None, self.options, chance=chance) as storage:
             yield storage
 
     def crashed(self) -> Backend:
@@ -79,6 +85,6 @@ class MemoryBackend:
 
 BACKENDS: dict[str, Callable[[Path], Backend]] = {
     "sqlite": lambda folder: SqliteBackend(folder / "data"),
-    "dynamodb-log": lambda _: MemoryBackend(DynamoOptions()),
-    "dynamodb-index": lambda _: MemoryBackend(DynamoOptions(prefer_index=True, in_transactions=False)),
+    "dynamodb-log": lambda _: MemoryBackend(IN_TRANSACTIONS),
+    "dynamodb-index": lambda _: MemoryBackend(IN_BATCHES),
 }
