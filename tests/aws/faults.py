@@ -79,3 +79,21 @@ class Faults:
         if isinstance(rate, Mapping):
             return rate.get(operation, 0.0)
         return rate if operation in _HAPPENS_TO.get(fault, WRITES | _READS) else 0.0
+
+
+EVERYTHING = Faults(
+    delay=0.1,
+    longest_delay_seconds=0.1,
+    lost_request=0.02,
+    late_request=0.02,
+    lost_response=0.03,
+    late_duplicate=0.03,
+    longest_late_seconds=2.0,
+    throttled=0.03,
+    conflict=0.03,
+    error_before=0.02,
+    error_after=0.02,
+    partial=0.1,
+    index_lag_seconds=(0.0, 1.0),
+)
+"""A bad day: about every fourth request meets something."""

@@ -12,27 +12,12 @@ from kudurru._proto import event_store_service_pb2 as pb
 
 from tests.aws.components import Component
 from tests.aws.fault_proxy import fault_proxy
-from tests.aws.faults import Faults
+from tests.aws.faults import EVERYTHING, Faults
 from tests.e2e.client import Client, Refusal, connect, event, parsed
 from tests.e2e.ledger import Ledger, append_request
 from tests.e2e.load import Follower, load, until
 from tests.server_process import ServerProcess, run_server, run_to_end
 
-_FAULTS = Faults(
-    delay=0.1,
-    longest_delay_seconds=0.1,
-    lost_request=0.02,
-    late_request=0.02,
-    lost_response=0.03,
-    late_duplicate=0.03,
-    longest_late_seconds=2.0,
-    throttled=0.03,
-    conflict=0.03,
-    error_before=0.02,
-    error_after=0.02,
-    partial=0.1,
-    index_lag_seconds=(0.0, 1.0),
-)
 _ACKNOWLEDGED = 150
 
 
@@ -76,7 +61,7 @@ async def test_a_network_that_loses_repeats_and_delays_breaks_no_promise(
     async with fault_proxy(dynamodb, seed=7) as proxy:
         variables = {**environment, **proxy.environment, "KUDURRU_DYNAMODB_HISTORY": "index"}
         async with two_servers(tmp_path, variables) as (one, two), connect(two.address) as other:
-            proxy.faults = _FAULTS
+            proxy.faults = EVERYTHING
             async with connect(one.address) as client, asyncio.TaskGroup() as tasks:
                 tasks.create_task(load(client, ledger, random.Random(2)))
                 following = tasks.create_task(follower.follow(other))

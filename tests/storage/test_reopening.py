@@ -1,7 +1,6 @@
 """Closing, crashing and reopening change no answer, and lose no row that was applied."""
 
 import asyncio
-from collections.abc import Callable
 
 from hypothesis import given, settings
 from kudurru_server.model import Query
@@ -9,6 +8,7 @@ from kudurru_server.storage.interface import Span
 
 from tests.builders import entry, event, events_of, query
 from tests.storage.backends import Backend
+from tests.storage.conftest import Backends
 from tests.storage.test_history import Given, fill, logs, look_up, queries, read
 from tests.storage.test_log import everything
 
@@ -27,11 +27,9 @@ async def test_the_watermark_survives_reopening(backend: Backend) -> None:
         assert (await storage.history(query(((), ("x",))), Span(0, 3), 10, 1000)).count == 3
 
 
-@settings(max_examples=25)
-@given(log=logs(), asked=queries)
-def test_answers_are_the_same_after_a_crash(backends: Callable[[], Backend], log: Given, asked: Query) -> None:
-    async def run() -> None:
-        backend = backends()
+def test_answers_are_the_same_after_a_crash(backends: Backends) -> None:
+    async def check(log: Given, asked: Query) -> None:
+        backend = backends.new()
         async with backend.open() as storage:
             head = await fill(storage, log)
             crashed = backend.crashed()
@@ -42,7 +40,12 @@ def test_answers_are_the_same_after_a_crash(backends: Callable[[], Backend], log
                 expected = [log.frame(position) for position in log.matching(asked, Span(0, head))]
                 assert await read(storage, asked, Span(0, head), 5, 1000) == b"".join(expected)
 
-    asyncio.run(run())
+    @settings(max_examples=backends.examples // 2)
+    @given(log=logs(), asked=queries)
+    def run(log: Given, asked: Query) -> None:
+        asyncio.run(check(log, asked))
+
+    run()
 
 
 async def test_a_crash_while_rows_are_applied_leaves_a_watermark_that_is_true(backend: Backend) -> None:
