@@ -73,6 +73,11 @@ class Settings(BaseSettings):
     dynamodb_history: Literal["auto", "index"] = Field(
         "auto", description="Where history is read: auto prefers the log, which is batched, to the index of all events."
     )
+    dynamodb_log_retention_hours: float | None = Field(
+        None,
+        ge=24,
+        description="Older log entries lose their bodies, once rows hold their events; unset: kept for ever.",
+    )
     dynamodb_poll_busy_seconds: float = Field(
         0.025, gt=0, le=60, description="Pause between looks for other nodes' events while there are some."
     )

@@ -19,6 +19,7 @@ from kudurru_server.storage.dynamodb.iam import policy
 from kudurru_server.storage.dynamodb.retries import DatabaseError
 from kudurru_server.storage.dynamodb.store import DynamoOptions
 from kudurru_server.storage.dynamodb.tables import TableDescription
+from kudurru_server.storage.dynamodb.trim import Trimming
 from kudurru_server.storage.interface import LeaderRecord, Storage
 from kudurru_server.storage.sqlite import store as sqlite
 
@@ -79,7 +80,10 @@ async def _open_dynamodb(settings: Settings) -> AsyncIterator[Store]:
                 lease_seconds=settings.dynamodb_lease_seconds,
                 patience_seconds=settings.dynamodb_patience_seconds,
             )
-            storage = await stack.enter_async_context(dynamodb.open_storage(database, blobs, options, chance=chance))
+            hours = settings.dynamodb_log_retention_hours
+            trimming = None if hours is None else Trimming(hours * 3600, clock.now_ticks)
+            opening = dynamodb.open_storage(database, blobs, options, chance=chance, trimming=trimming)
+            storage = await stack.enter_async_context(opening)
         engine_options = EngineOptions(
             tail_bytes=settings.tail_bytes,
             pending_bytes=settings.max_pending_bytes,

@@ -15,6 +15,7 @@ from kudurru_server.engine.leadership import Neighbours
 from kudurru_server.errors import KudurruError, StorageUnavailableError, UnavailableError
 from kudurru_server.model import Append
 from kudurru_server.storage.dynamodb.store import DynamoOptions, DynamoStorage, open_storage
+from kudurru_server.storage.dynamodb.trim import Trimming
 
 from tests.builders import NOON
 from tests.simulation.fake_blobs import FakeBlobs
@@ -44,6 +45,8 @@ class Nature:
     """Hands appends to a leader."""
     is_reachable: bool = False
     """Leads."""
+    retention_seconds: float | None = None
+    """Of the log; None: for ever."""
 
 
 @dataclass(eq=False)
@@ -96,11 +99,15 @@ class Node:
             apply_delay_seconds=self.nature.apply_delay_seconds,
             clock=self.clock,
         )
+        retention = self.nature.retention_seconds
+        trimming = None if retention is None else Trimming(retention, self.clock)
         try:
             while True:
                 try:
                     async with (
-                        open_storage(self.database, self.nature.blobs, self.nature.dynamo, chance=chance) as storage,
+                        open_storage(
+                            self.database, self.nature.blobs, self.nature.dynamo, chance=chance, trimming=trimming
+                        ) as storage,
                         run_engine(storage, same_content, options, self._neighbours(storage)) as engine,
                     ):
                         ready.set_result(engine)

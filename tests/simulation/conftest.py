@@ -26,6 +26,11 @@ _TINY = {
     "storage.dynamodb.history._TAG_PAGE": 3,
     "storage.dynamodb.history._INDEX_PAGE": 2,
     "storage.dynamodb.history._ENTRIES": 3,
+    "storage.dynamodb.trim._ENTRIES": 3,
+    "storage.dynamodb.trim._BYTES": 900,
+    "storage.dynamodb.trim.PART_BYTES": 300,
+    "storage.dynamodb.trim._BUSY_SECONDS": 0.05,
+    "storage.dynamodb.trim._IDLE_SECONDS": 0.2,
 }
 
 

@@ -1,6 +1,7 @@
 """Checks the tables themselves.
 
-While they are written: that the log only grows, and that the watermark is true. In the end: that the derived rows are
+While they are written: that the log only grows, that the watermark is true, and that only bodies are trimmed, of
+entries that have their rows. In the end: that the derived rows are
 exactly those of the recorded events.
 """
 
@@ -10,7 +11,7 @@ from dataclasses import dataclass, field
 from kudurru_server.model import group_of
 from kudurru_server.storage.dynamodb import keys
 from kudurru_server.storage.dynamodb.database import Item, Key, Table
-from kudurru_server.storage.dynamodb.entry_item import Place, place_of
+from kudurru_server.storage.dynamodb.entry_item import BODY_ATTRIBUTES, Place, place_of
 
 from tests.reference import Recorded
 from tests.simulation.fake_tables import Effect, FakeTables
@@ -22,6 +23,8 @@ class RowsWatch:
 
     tables: FakeTables
     problems: list[str] = field(default_factory=list)
+    trimmed: set[int] = field(default_factory=set)
+    """Entries that have lost their bodies."""
     _places: dict[int, Place] = field(default_factory=dict)
     _applied: tuple[int, int] = (0, 0)
 
@@ -34,7 +37,7 @@ class RowsWatch:
 
     def _see_entry(self, effect: Effect) -> None:
         if effect.before is not None or effect.after is None:
-            self._report(effect, f"log entry {effect.key.sk} is written over or deleted")
+            self._see_trim(effect)
             return
         place = place_of(effect.after)
         before = self._places.get(place.number - 1)
@@ -43,6 +46,20 @@ class RowsWatch:
         elif before is not None and (place.first != before.last + 1 or place.ticks < before.ticks):
             self._report(effect, f"log entry {place.number} does not follow: {before} {place}")
         self._places[place.number] = place
+
+    def _see_trim(self, effect: Effect) -> None:
+        number = effect.key.sk
+        assert isinstance(number, int)
+        kept = {name: value for name, value in (effect.before or {}).items() if name not in BODY_ATTRIBUTES}
+        if effect.after != kept:
+            self._report(effect, f"log entry {number} is written over or deleted")
+            return
+        floor = self.tables.item(Table.LOG, keys.meta_key("floor")) or {}
+        if number > int(str(floor.get("entry_number", 0))):
+            self._report(effect, f"log entry {number} is trimmed above the floor {floor}")
+        if number > self._applied[0] or self._missing(self._places[number]):
+            self._report(effect, f"log entry {number} is trimmed before it has its rows")
+        self.trimmed.add(number)
 
     def _see_watermark(self, effect: Effect) -> None:
         old = self._applied

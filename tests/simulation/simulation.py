@@ -70,6 +70,7 @@ class Result:
 
     problems: list[str]
     events: int
+    trimmed: int
     effects: int
     seconds: float
 
@@ -82,7 +83,7 @@ def simulate(seed: str, scenario: Scenario) -> Result:
     except (StuckError, GoneError, OutOfRangeError, KudurruError) as error:
         simulation.problems.append(f"no verdict: {error!r}")
     tables = simulation.tables
-    return Result(simulation.problems, simulation.events, len(tables.journal), tables.now())
+    return Result(simulation.problems, simulation.events, simulation.trimmed, len(tables.journal), tables.now())
 
 
 class _Simulation:
@@ -91,6 +92,7 @@ class _Simulation:
         self._scenario = scenario
         self.problems: list[str] = []
         self.events = 0
+        self.trimmed = 0
         self.tables: FakeTables
         self._nodes: list[Node] = []
         self._peers: dict[str, Node] = {}
@@ -130,6 +132,7 @@ class _Simulation:
                 blobs=self._blobs,
                 knows_others=knows_others,
                 is_reachable=chance.random() < 0.8,
+                retention_seconds=self._chance(f"retention {number}").choice((None, 0.1, 1.0)),
             )
             self._nodes.append(self._node(loop, f"n{number}", nature, faults))
         history = History()
@@ -150,6 +153,7 @@ class _Simulation:
         await asyncio.sleep(_SETTLE_SECONDS)
         frames = await self._read_again(loop, dynamo)
         self.events = self._judge(history, watch, frames)
+        self.trimmed = len(watch.trimmed)
         for node in self._nodes:
             await node.stop()
             self.problems += node.failures

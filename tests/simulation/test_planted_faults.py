@@ -6,14 +6,15 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from kudurru_server.engine import judge, lookups
-from kudurru_server.engine.group_commit import GroupCommit
+from kudurru_server.engine import group_commit, judge, lookups
 from kudurru_server.engine.judge import Judge, Verdict
 from kudurru_server.model import Append, Entry
 from kudurru_server.storage.dynamodb import keys, merge
 from kudurru_server.storage.dynamodb.database import Item, Key, Present, Table
+from kudurru_server.storage.dynamodb.entry_item import place_of
 from kudurru_server.storage.dynamodb.log import Log
 from kudurru_server.storage.dynamodb.roll_forward import Applied, RollForward
+from kudurru_server.storage.dynamodb.trim import Trimmer
 
 from tests.simulation.simulation import SCENARIOS, simulate
 
@@ -154,21 +155,44 @@ def with_conditions_seen_from_the_tail_only(patch: pytest.MonkeyPatch) -> None:
 
 def with_answers_that_cannot_be_read_yet(patch: pytest.MonkeyPatch) -> None:
     """What the leader has recorded is acknowledged before this node has it."""
-    real = GroupCommit._hand_over  # noqa: SLF001
+    patch.setattr(group_commit, "_position", lambda _outcome: 0)
 
-    class Deaf:
-        async def catch_up(self) -> None:
-            pass
 
-    async def hand_over(self: GroupCommit, batch: Any) -> Any:  # noqa: ANN401
-        follower = self._follower
-        self._follower = Deaf()  # type: ignore[assignment]
+def with_trimming_that_deletes(patch: pytest.MonkeyPatch) -> None:
+    async def trim(self: Trimmer, item: Item) -> None:
+        key = keys.log_key(place_of(item).number, self._log.stripes)
+        await self._rows.asking(lambda: self._database.delete(Table.LOG, key))
+
+    patch.setattr(Trimmer, "_trim", trim)
+
+
+def with_trimming_above_the_watermark(patch: pytest.MonkeyPatch) -> None:
+    real = Trimmer.step
+
+    async def step(self: Trimmer) -> int:
+        look = self._roll.look
+
+        async def look_ahead() -> Applied:
+            return replace(await look(), number=10**6)
+
+        patch.setattr(self._roll, "look", look_ahead)
         try:
-            return await real(self, batch)
+            return await real(self)
         finally:
-            self._follower = follower
+            patch.setattr(self._roll, "look", look)
 
-    patch.setattr(GroupCommit, "_hand_over", hand_over)
+    patch.setattr(Trimmer, "step", step)
+
+
+def with_a_floor_that_follows(patch: pytest.MonkeyPatch) -> None:
+    real = Trimmer._raise  # noqa: SLF001
+
+    async def move(self: Trimmer, name: str, number: int) -> None:
+        if name == "trimmed":
+            await real(self, "entry_number", number)
+            await real(self, name, number)
+
+    patch.setattr(Trimmer, "_raise", move)
 
 
 PLANTS: dict[str, tuple[Plant, str, int]] = {
@@ -186,6 +210,9 @@ PLANTS: dict[str, tuple[Plant, str, int]] = {
     "ticks that go back": (without_ticks_that_rise, "clock jumps", 100),
     "answers that cannot be read yet": (with_answers_that_cannot_be_read_yet, "calm", 100),
     "conditions seen from the tail only": (with_conditions_seen_from_the_tail_only, "calm", 100),
+    "trimming that deletes": (with_trimming_that_deletes, "calm", 100),
+    "trimming above the watermark": (with_trimming_above_the_watermark, "calm", 100),
+    "a floor that follows": (with_a_floor_that_follows, "calm", 100),
 }
 
 

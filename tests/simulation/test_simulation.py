@@ -20,12 +20,14 @@ def seed() -> int:
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_promises_hold(name: str, seed: int) -> None:
-    events = 0
+    events = trimmed = 0
     for number in range(SCHEDULES):
         result = simulate(f"{seed}/{name}/{number}", SCENARIOS[name])
         assert not result.problems, f"schedule {number}:\n" + "\n".join(result.problems[:10])
         events += result.events
+        trimmed += result.trimmed
     assert events > SCHEDULES
+    assert trimmed
 
 
 def test_a_seed_is_a_schedule(seed: int) -> None:

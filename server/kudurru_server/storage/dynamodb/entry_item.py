@@ -18,6 +18,8 @@ PART_BYTES = 380_000
 _ENTRY_BYTES = 400_000
 _OVERHEAD_BYTES = 1_000
 ID_BYTES = 16
+BODY_ATTRIBUTES = ("body", "spilled_to", "spilled_parts", "checksum")
+"""What an entry loses when it is trimmed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,11 @@ def check(packed: bytes, checksum: Value, number: int) -> bytes:
     if xxh3_128_digest(packed) != checksum:
         raise StorageUnavailableError(f"the body of log entry {number} is damaged")
     return packed
+
+
+def has_body(item: Item) -> bool:
+    """Tell whether an entry has not been trimmed."""
+    return "body" in item or "spilled_to" in item
 
 
 def place_of(item: Item) -> Place:

@@ -114,11 +114,17 @@ class EventRows:
         return items
 
     async def entry(self, place: Place) -> Entry:
-        """Return the entry whose events have the ids of `place`: its body is trimmed, so all of them have rows."""
+        """Return the entry whose events have the ids of `place`: its body is trimmed, so all of them have rows.
+
+        Raises:
+            StorageUnavailableError: the rows are not there or do not answer: the tables do not belong together.
+        """
         rows = await self.find(place.ids)
-        missing = [event_id for event_id in place.ids if event_id not in rows]
-        if missing:
-            raise StorageUnavailableError(f"event {missing[0]} of log entry {place.number} has no row")
+        for position, event_id in enumerate(place.ids, place.first):
+            if event_id not in rows or rows[event_id].stored.position != position:
+                raise StorageUnavailableError(
+                    f"log entry {place.number} has no body, and its event at position {position} no row"
+                )
         found = await self.complete([rows[event_id] for event_id in place.ids])
         appends = dict.fromkeys((stored.append_first, stored.append_count) for stored in found)
         return Entry(

@@ -1,15 +1,17 @@
 """History: a span of the store, from the rows of tags, from the log, or from the index of all events.
 
-The log is preferred for everything that names no tags: it is batched and already in order. On request, the index of all
-events is read instead, and what the index lacks comes from the log, or where that is trimmed from the events' own rows.
+The log is preferred for everything that names no tags: it is batched and already in order. Where it is trimmed, or on
+request everywhere, the index of all events is read instead, and what the index lacks comes from the log, or where that
+is trimmed from the events' own rows. Backwards, where the index is not read, these are what a trimmed log is read from.
 """
 
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, takewhile
 
 from kudurru_server.model import Batch, Cursor, Entry, Query, Stored, matches
+from kudurru_server.storage.dynamodb.entry_item import has_body, place_of
 from kudurru_server.storage.dynamodb.event_rows import EventRows, row_of
 from kudurru_server.storage.dynamodb.log import Log
 from kudurru_server.storage.dynamodb.merge import IndexReader
@@ -42,6 +44,7 @@ class History:
         self._index = index
         self._pauses = pauses
         self._prefer_index = prefer_index
+        self._trimmed = 0  # position up to which the log is known to be trimmed
 
     async def read(self, query: Query, span: Span, max_events: int, max_bytes: int) -> Batch:
         """See `Storage.history`."""
@@ -61,7 +64,8 @@ class History:
         return None
 
     async def _scan(self, query: Query, span: Span) -> "_Columns":
-        found = await (self._from_index(span) if self._prefer_index else self._from_log(span))
+        by_index = self._prefer_index or span.after < self._trimmed
+        found = await (self._from_index(span) if by_index and not span.backwards else self._from_log(span))
         return found.matching(query) if query.items else found
 
     async def _cursor(self, position: int) -> Cursor:
@@ -88,12 +92,14 @@ class History:
             items = await self._log.items(max(1, number - _ENTRIES), number)
             entries = await self._log.entries_of([*reversed(items)]) if items else []
             return entries if entries and entries[0].last >= span.until else [await self._log.entry_at(number)]
-        entries = await self._log.entries_of(await self._log.items(number, number + _ENTRIES))
-        return entries or [await self._log.entry_at(number)]
+        items = await self._log.items(number, number + _ENTRIES)
+        trimmed = [*takewhile(lambda item: not has_body(item), items)]
+        if trimmed:  # from now on the index is asked first: it gives more at once than rows by their keys
+            self._trimmed = max(self._trimmed, place_of(trimmed[-1]).last)
+            items = trimmed[:1]
+        return await self._log.entries_of(items) or [await self._log.entry_at(number)]
 
     async def _from_index(self, span: Span) -> "_Columns":
-        if span.backwards:
-            return await self._from_log(span)
         first = span.after + 1
         low, high = str(await self._cursor(first)), str(await self._cursor(span.until))
         for attempt in range(_INDEX_ATTEMPTS):

@@ -69,6 +69,11 @@ class Log:
         self._number, self._token, self.head = number, None if number else b"", cursor
         self._learn(cursor.position, number)
 
+    @property
+    def stripes(self) -> int:
+        """How many partitions neighbouring entries are spread over."""
+        return self._options.stripes
+
     # ── writing ──
 
     async def put(self, entry: Entry) -> bool:
@@ -188,25 +193,28 @@ class Log:
     async def entry(self, item: Item) -> Entry:
         """Return the entry of an item; where the body is trimmed, from the rows."""
         place = entry_item.place_of(item)
-        if "body" not in item and "spilled_to" not in item:
+        packed = await self._packed(item, place.number)
+        if packed is None:
             return await self._rows.entry(place)
-        body = bodies.unpack(await self._packed(item, place.number))
+        body = bodies.unpack(packed)
         await self._payloads.put_back(body.events, body.cuts)
         return entry_item.to_entry(place, body)
 
-    async def _packed(self, item: Item, number: int) -> bytes:
+    async def _packed(self, item: Item, number: int) -> bytes | None:
+        """Return the body; None if it is trimmed, perhaps just now: parts go before the entry's word of them."""
         if "body" in item:
             return entry_item.check(bytes_of(item, "body"), item["checksum"], number)
+        if "spilled_to" not in item:
+            return None
         name, parts = text_of(item, "spilled_to"), number_of(item, "spilled_parts")
         found = await asyncio.gather(*(self._part(name, part) for part in range(parts)))
-        return entry_item.check(b"".join(found), item["checksum"], number)
+        whole = [part for part in found if part is not None]
+        return entry_item.check(b"".join(whole), item["checksum"], number) if len(whole) == parts else None
 
-    async def _part(self, name: str, part: int) -> bytes:
+    async def _part(self, name: str, part: int) -> bytes | None:
         key = keys.spill_key(name, part)
         item = await self._rows.asking(lambda: self._database.get(Table.LOG, key, consistent=True))
-        if item is None:
-            raise StorageUnavailableError(f"part {part} of a large log entry is missing")
-        return bytes_of(item, "body")
+        return None if item is None else bytes_of(item, "body")
 
     async def _get(self, number: int, *, consistent: bool) -> Item | None:
         key = keys.log_key(number, self._options.stripes)

@@ -84,6 +84,11 @@ class RollForward:
         self._held = Applied()
         """The record as this node has written it last."""
 
+    @property
+    def holder(self) -> str:
+        """The name under which this node holds the lease."""
+        return self._options.holder
+
     async def look(self) -> Applied:
         """Read the watermark."""
         return applied_of(await self._rows.asking(lambda: self._database.get(Table.LOG, _KEY, consistent=True)))

@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 
 from kudurru_server.model import START, Batch, Cursor, Entry, Query, QueryItem, Stored, TagSummary
@@ -21,6 +21,7 @@ from kudurru_server.storage.dynamodb.replaced import Replaced
 from kudurru_server.storage.dynamodb.retries import Pauses
 from kudurru_server.storage.dynamodb.roll_forward import RollForward, RollOptions
 from kudurru_server.storage.dynamodb.tag_rows import Range, TagRows
+from kudurru_server.storage.dynamodb.trim import Trimmer, Trimming
 from kudurru_server.storage.interface import Check, Span
 
 
@@ -161,9 +162,16 @@ class DynamoStorage:
 
 @asynccontextmanager
 async def open_storage(
-    database: Database, blobs: Blobs | None, options: DynamoOptions, *, chance: random.Random
+    database: Database,
+    blobs: Blobs | None,
+    options: DynamoOptions,
+    *,
+    chance: random.Random,
+    trimming: Trimming | None = None,
 ) -> AsyncIterator[DynamoStorage]:
     """Open the store in the tables of `database`, which exist; other nodes may have it open, too.
+
+    Without `trimming` the log is kept for ever.
 
     Raises:
         DataDirectoryError: it has another format.
@@ -206,4 +214,5 @@ async def open_storage(
         replaced=Replaced(database, log, rows, roll),
     )
     await storage.begin()
-    yield storage
+    async with nullcontext() if trimming is None else Trimmer(database, rows, log, roll, trimming).running():
+        yield storage
