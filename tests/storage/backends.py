@@ -12,8 +12,10 @@ from itertools import count
 from pathlib import Path
 from typing import Protocol
 
+from kudurru_server.model import MAX_TICKS
 from kudurru_server.storage.dynamodb import store as dynamodb
 from kudurru_server.storage.dynamodb.store import DynamoOptions
+from kudurru_server.storage.dynamodb.trim import Trimming
 from kudurru_server.storage.interface import Storage
 from kudurru_server.storage.sqlite.store import open_storage
 
@@ -69,22 +71,26 @@ class MemoryBackend:
     options: DynamoOptions
     tables: FakeTables = field(default_factory=lambda: FakeTables(time.monotonic, random.Random(1)))
     seeds: Iterator[int] = field(default_factory=lambda: count(1))
+    trimming: Trimming | None = None
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Storage]:
         """Open the store."""
         chance = random.Random(next(self.seeds))  # a node draws its name and its tokens, which must differ
         database = FakeDatabase(self.tables, "node", Faults(delay_seconds=0.0), chance)
-        async with dynamodb.open_storage(database, None, self.options, chance=chance) as storage:
+        async with dynamodb.open_storage(
+            database, None, self.options, chance=chance, trimming=self.trimming
+        ) as storage:
             yield storage
 
     def crashed(self) -> Backend:
         """Return what the tables hold now."""
-        return MemoryBackend(self.options, self.tables.copy())
+        return MemoryBackend(self.options, self.tables.copy(), trimming=self.trimming)
 
 
 BACKENDS: dict[str, Callable[[Path], Backend]] = {
     "sqlite": lambda folder: SqliteBackend(folder / "data"),
     "dynamodb-log": lambda _: MemoryBackend(IN_TRANSACTIONS),
     "dynamodb-index": lambda _: MemoryBackend(IN_BATCHES),
+    "dynamodb-trimmed": lambda _: MemoryBackend(IN_TRANSACTIONS, trimming=Trimming(0.0, lambda: MAX_TICKS)),
 }
