@@ -17,7 +17,15 @@ from kudurru_server.app import ListenError, serve
 from kudurru_server.errors import DataDirectoryError, KudurruError
 from kudurru_server.logs import configure_logs
 from kudurru_server.settings import Settings
-from kudurru_server.stores import create_tables, describe_tables, policy, verify_tables
+from kudurru_server.stores import (
+    Plan,
+    RestoreError,
+    create_tables,
+    describe_tables,
+    policy,
+    restore_tables,
+    verify_tables,
+)
 
 _T = TypeVar("_T")
 
@@ -36,20 +44,23 @@ def _main() -> None:
     """Keep `serve` a command of its own."""
 
 
-def _with_settings(command: Callable[[Settings], None], families: tuple[str, ...] = ("",)) -> Callable[..., None]:
+def _with_settings(
+    command: Callable[..., None], families: tuple[str, ...] = ("",), **switches: str
+) -> Callable[..., None]:
     """Give a command a flag for every field of `Settings`, or those whose names begin with one of `families`.
 
-    What is not given comes from the environment.
+    What is not given comes from the environment. `switches` are the command's own, each with its description.
     """
 
     def run(**flags: Any) -> None:  # noqa: ANN401 - the flags are as various as the settings
+        own = {name: flags.pop(name) for name in switches}
         try:
             settings = Settings(**{name: value for name, value in flags.items() if value is not None})
         except ValidationError as error:
             for problem in error.errors():
                 name = str(problem["loc"][0]) if problem["loc"] else "settings"
                 _fail(f"KUDURRU_{name.upper()} (--{name.replace('_', '-')}): {problem['msg']}", code=2)
-        command(settings)
+        command(settings, **own)
 
     parameters = [
         inspect.Parameter(
@@ -66,6 +77,15 @@ def _with_settings(command: Callable[[Settings], None], families: tuple[str, ...
         )
         for name, field in Settings.model_fields.items()
         if name.startswith(families)
+    ]
+    parameters += [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=False,
+            annotation=Annotated[bool, typer.Option(f"--{name}", help=text)],
+        )
+        for name, text in switches.items()
     ]
     vars(run)["__signature__"] = inspect.Signature(parameters)  # typer reads the flags from it
     run.__doc__ = command.__doc__
@@ -127,6 +147,31 @@ def _describe(settings: Settings) -> None:
         sys.stdout.write(f"{json.dumps(asdict(one))}\n")
 
 
+def _restore(settings: Settings, *, yes: bool) -> None:
+    """Make tables that were restored to different points in time one store again: the log decides.
+
+    Stop every server first. It says what it will do and asks; it may be cut off and run again. See docs/dynamodb.md.
+    """
+    out = Console(highlight=False, soft_wrap=True)
+
+    def agree(plan: Plan) -> bool:
+        tables = f"{settings.dynamodb_table_prefix}*"
+        out.print(f"the log of {tables} ends with entry {plan.number}, position {plan.head.position}")
+        out.print(f"rows above position {plan.head.position} will be deleted")
+        out.print(f"rows of {plan.number - plan.floor} entries above {plan.floor}, the floor, will be written again")
+        if plan.behind:
+            out.print(f"log entries behind a gap will be deleted: {', '.join(map(str, plan.behind))}")
+        return yes or typer.confirm("restore?")
+
+    done = _run(restore_tables(settings, agree))
+    if done is None:
+        _fail("nothing was changed", code=1)
+    out.print(
+        f"restored: rows of {done.entries} entries were written again,"
+        f" {done.event_rows_deleted} rows of events and {done.tag_rows_deleted} of tags were deleted"
+    )
+
+
 def _iam_policy(settings: Settings) -> None:
     """Print what a server must be allowed to do, as an IAM policy with the least privileges."""
     found = policy(
@@ -140,6 +185,7 @@ def _iam_policy(settings: Settings) -> None:
 
 for _name, _command in (("create", _create), ("verify", _verify), ("describe", _describe)):
     tables.command(_name)(_with_settings(_command, _FAMILIES[:2]))
+tables.command("restore")(_with_settings(_restore, ("dynamodb_", "s3_"), yes="Do not ask."))
 app.command("iam-policy")(_with_settings(_iam_policy, _FAMILIES))
 
 
@@ -148,6 +194,8 @@ def _run(work: Coroutine[Any, Any, _T]) -> _T:
         return asyncio.run(work)
     except KudurruError as error:
         _fail(error.message, code=1)
+    except (DataDirectoryError, RestoreError) as error:
+        _fail(str(error), code=1)
 
 
 def _fail(message: str, *, code: int) -> NoReturn:

@@ -1,7 +1,7 @@
 """The stores a server can run on: opens the one the settings name, and says how the engine must treat it."""
 
 import random
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
@@ -16,6 +16,8 @@ from kudurru_server.storage.dynamodb.aws import Connection, open_client
 from kudurru_server.storage.dynamodb.client import open_database
 from kudurru_server.storage.dynamodb.clock import ServerClock
 from kudurru_server.storage.dynamodb.iam import policy
+from kudurru_server.storage.dynamodb.restore import Plan, Restored, open_restore
+from kudurru_server.storage.dynamodb.restore_rows import RestoreError
 from kudurru_server.storage.dynamodb.retries import DatabaseError
 from kudurru_server.storage.dynamodb.store import DynamoOptions
 from kudurru_server.storage.dynamodb.tables import TableDescription
@@ -23,7 +25,17 @@ from kudurru_server.storage.dynamodb.trim import Trimming
 from kudurru_server.storage.interface import LeaderRecord, Storage
 from kudurru_server.storage.sqlite import store as sqlite
 
-__all__ = ["Store", "create_tables", "describe_tables", "open_store", "policy", "verify_tables"]
+__all__ = [
+    "Plan",
+    "RestoreError",
+    "Store",
+    "create_tables",
+    "describe_tables",
+    "open_store",
+    "policy",
+    "restore_tables",
+    "verify_tables",
+]
 
 _ENTRY_BYTES = 1 << 20  # compressed it mostly fits into one item, and a larger one is written in parts
 
@@ -70,16 +82,7 @@ async def _open_dynamodb(settings: Settings) -> AsyncIterator[Store]:
             await _prepare_tables(settings)
             database = await stack.enter_async_context(open_database(prefix, connection, clock=clock))
             blobs = await stack.enter_async_context(_open_bucket(settings)) if settings.s3_bucket else None
-            options = DynamoOptions(
-                stripes=settings.dynamodb_stripes,
-                write_shard_count=settings.dynamodb_write_shard_count,
-                payload_threshold_bytes=settings.s3_payload_threshold_bytes,
-                in_transactions=settings.dynamodb_index_writes == "transactions",
-                prefer_index=settings.dynamodb_history == "index",
-                writes_at_once=settings.dynamodb_writes_at_once,
-                lease_seconds=settings.dynamodb_lease_seconds,
-                patience_seconds=settings.dynamodb_patience_seconds,
-            )
+            options = _dynamo_options(settings)
             hours = settings.dynamodb_log_retention_hours
             trimming = None if hours is None else Trimming(hours * 3600, clock.now_ticks)
             opening = dynamodb.open_storage(database, blobs, options, chance=chance, trimming=trimming)
@@ -97,6 +100,19 @@ async def _open_dynamodb(settings: Settings) -> AsyncIterator[Store]:
         )
         bucket = {"bucket": settings.s3_bucket} if settings.s3_bucket else {}
         yield Store(storage, engine_options, storage.leader_record, {"tables": f"{prefix}*", **bucket})
+
+
+def _dynamo_options(settings: Settings) -> DynamoOptions:
+    return DynamoOptions(
+        stripes=settings.dynamodb_stripes,
+        write_shard_count=settings.dynamodb_write_shard_count,
+        payload_threshold_bytes=settings.s3_payload_threshold_bytes,
+        in_transactions=settings.dynamodb_index_writes == "transactions",
+        prefer_index=settings.dynamodb_history == "index",
+        writes_at_once=settings.dynamodb_writes_at_once,
+        lease_seconds=settings.dynamodb_lease_seconds,
+        patience_seconds=settings.dynamodb_patience_seconds,
+    )
 
 
 async def _prepare_tables(settings: Settings) -> None:
@@ -161,6 +177,28 @@ async def describe_tables(settings: Settings) -> list[TableDescription]:
     with _at_start():
         async with open_client("dynamodb", _connection(settings)) as client:
             return await tables.describe(client, settings.dynamodb_table_prefix)
+
+
+async def restore_tables(settings: Settings, agree: Callable[[Plan], bool]) -> Restored | None:
+    """Make tables that were restored to different points in time one store again, if somebody agrees to the plan.
+
+    Raises:
+        RestoreError: they cannot be, or a server is at work on them.
+        DataDirectoryError: they hold no store, or one of another format.
+        StorageUnavailableError: the log is damaged, something is missing, or there is no answer.
+    """
+    chance = random.SystemRandom()
+    async with AsyncExitStack() as stack:
+        with _at_start():
+            await verify_tables(settings)
+            connection = _connection(settings)
+            database = await stack.enter_async_context(open_database(settings.dynamodb_table_prefix, connection))
+            blobs = await stack.enter_async_context(_open_bucket(settings)) if settings.s3_bucket else None
+            restore = await stack.enter_async_context(
+                open_restore(database, blobs, _dynamo_options(settings), chance=chance)
+            )
+        plan = await restore.plan()
+        return await restore.run(plan, chance.randbytes(8).hex()) if agree(plan) else None
 
 
 @contextmanager

@@ -176,15 +176,7 @@ class Node:
     async def bury(self) -> None:
         """End the tasks of crashed processes, without an effect on anything."""
         for process, database in self._buried:
-            database.is_closed = True
-            self.loop.thaw(process)
-            for _ in range(1000):
-                left = [task for task in process.tasks if not task.done()]
-                for task in left:
-                    task.cancel()
-                if not left:
-                    break
-                await asyncio.sleep(0)
+            await bury(process, database)
         self._buried.clear()
 
     # ── asking ──
@@ -215,6 +207,21 @@ class Node:
 
 async def _append_handed_over(appends: Sequence[Append], engine: Engine) -> list[Outcome]:
     return await engine.append(appends, handed_over=True)
+
+
+async def bury(process: Process, database: FakeDatabase) -> None:
+    """End the tasks of a process, without an effect on anything."""
+    database.is_closed = True
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, SimulatedLoop)
+    loop.thaw(process)
+    for _ in range(1000):
+        left = [task for task in process.tasks if not task.done()]
+        for task in left:
+            task.cancel()
+        if not left:
+            break
+        await asyncio.sleep(0)
 
 
 def _retrieved(task: asyncio.Task[object]) -> None:

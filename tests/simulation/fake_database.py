@@ -113,6 +113,18 @@ class FakeDatabase:
         items = [{name: item[name] for name in question.attributes if name in item} for item in page.items]
         return Page(items, page.more)
 
+    async def scan(self, table: Table, attributes: Sequence[str] = (), start: Item | None = None) -> Page:
+        sk = sort_key_name(table)
+        after = ("", "") if start is None else (start["pk"], start[sk])
+        most = self._chance.randrange(4) if self._happens(self.faults.partial) else 1000
+        found = await self._ask(lambda: self._tables.sorted_after(table, after))
+        items = [dict(item) for item in found[:most]]
+        last = (items[-1]["pk"], items[-1][sk]) if items else after
+        more = None if most >= len(found) else Item({"pk": last[0], sk: last[1]})
+        if attributes:
+            items = [{name: item[name] for name in attributes if name in item} for item in items]
+        return Page(items, more)
+
     async def transact(self, writes: Sequence[tuple[Table, Item]], token: str) -> None:
         body = [(table, key_of(table, item), dict(item)) for table, item in writes]
         size = sum(size_bytes(item) for _, _, item in body)

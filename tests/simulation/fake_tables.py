@@ -2,7 +2,7 @@
 
 import random
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from kudurru_server.storage.dynamodb import keys
@@ -105,6 +105,15 @@ class FakeTables:
                 now.write("copy", "put", table, key, item)
         return now
 
+    def restored(self, times: Mapping[Table, float]) -> "FakeTables":
+        """Return new tables with what each had at a time; the service still knows the request tokens."""
+        then = FakeTables(self.now, self.chance, self.index_lag_seconds, tokens=dict(self.tokens))
+        for (table, key), versions in self._versions.items():
+            item = next((item for at, item in reversed(versions) if at <= times[table]), None)
+            if item is not None:
+                then.write("restored", "put", table, key, item)
+        return then
+
     # ── reading ──
 
     def item(self, table: Table, key: Key, age_seconds: float = 0.0) -> Item | None:
@@ -137,12 +146,20 @@ class FakeTables:
         found = {key: versions[-1][1] for (of, key), versions in self._versions.items() if of is table}
         return {key: item for key, item in found.items() if item is not None}
 
+    def sorted_after(self, table: Table, after: tuple[Value, Value]) -> list[Item]:
+        """Return the items of a table whose keys are above `after`, in one order of many that a scan may have."""
+        items = self.everything(table)
+        keys = sorted(items, key=lambda key: (key.pk, str(key.sk)))
+        return [items[key] for key in keys if (key.pk, str(key.sk)) > (str(after[0]), str(after[1]))]
+
     def indexed(self) -> dict[str, list[str]]:
         """Return the shards in which the index will show each cursor once it is up to date."""
         shards: dict[str, list[str]] = {}
         for shard, cursors in self._index.items():
             for cursor, shown in cursors.items():
-                shards.setdefault(cursor, []).extend(shard for one in shown if one.until == float("inf"))
+                there = [shard for one in shown if one.until == float("inf")]
+                if there:
+                    shards.setdefault(cursor, []).extend(there)
         return shards
 
 

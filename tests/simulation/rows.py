@@ -5,7 +5,7 @@ entries that have their rows. In the end: that the derived rows are
 exactly those of the recorded events.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from kudurru_server.model import group_of
@@ -27,6 +27,11 @@ class RowsWatch:
     """Entries that have lost their bodies."""
     _places: dict[int, Place] = field(default_factory=dict)
     _applied: tuple[int, int] = (0, 0)
+
+    def begin(self, places: Sequence[Place]) -> None:
+        """Know a log all of which has rows."""
+        self._places = {place.number: place for place in places}
+        self._applied = (places[-1].number, places[-1].last) if places else (0, 0)
 
     def see(self, effect: Effect) -> None:
         """Judge what has just been written."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
@@ -12,16 +13,17 @@ from kudurru_server.storage.dynamodb import keys
 from kudurru_server.storage.dynamodb.database import Table
 from kudurru_server.storage.dynamodb.store import DynamoOptions
 
-from tests.reference import OutOfRangeError
+from tests.reference import OutOfRangeError, Recorded
 from tests.simulation.checker import check
 from tests.simulation.clients import Client
-from tests.simulation.cluster import TICKS, GoneError, Nature, Node
+from tests.simulation.cluster import TICKS, GoneError, Nature, Node, bury
 from tests.simulation.draws import World
 from tests.simulation.fake_blobs import FakeBlobs
-from tests.simulation.fake_database import Faults
+from tests.simulation.fake_database import FakeDatabase, Faults
 from tests.simulation.fake_tables import FakeTables
 from tests.simulation.history import History
-from tests.simulation.loop import SimulatedLoop, StuckError, run
+from tests.simulation.loop import Process, SimulatedLoop, StuckError, run
+from tests.simulation.restoring import Restoring, cut_back, watch_of, world_of
 from tests.simulation.rows import RowsWatch, check_rows
 
 _LIMIT_SECONDS = 3_000.0
@@ -39,6 +41,8 @@ class Scenario:
     jumps: float = 0.0
     outages: float = 0.0
     index_lag_seconds: float = 0.0
+    is_restored: bool = False
+    """Tables are cut back to points in time, restored, and used again."""
 
 
 FAULTY = Faults(
@@ -60,6 +64,9 @@ SCENARIOS = {
     "pauses": Scenario(Faults(late=0.05, repeated=0.05), pauses=1.0),
     "clock jumps": Scenario(Faults(partial=0.1), jumps=1.0),
     "index lag": Scenario(Faults(stale_seconds=2.0, partial=0.2), index_lag_seconds=6.0),
+    "restore": Scenario(
+        Faults(lost=0.01, late=0.02, repeated=0.02, partial=0.1), crashes=0.3, index_lag_seconds=1.0, is_restored=True
+    ),
     "everything": Scenario(FAULTY, crashes=0.5, pauses=0.5, jumps=0.5, outages=0.3, index_lag_seconds=4.0),
 }
 
@@ -96,7 +103,10 @@ class _Simulation:
         self.tables: FakeTables
         self._nodes: list[Node] = []
         self._peers: dict[str, Node] = {}
+        self._gone: list[Node] = []
+        self._restores: list[tuple[Process, FakeDatabase]] = []
         self._faults = Faults()
+        self._pace = 0.0
         self._blobs: FakeBlobs | None = None
 
     def _chance(self, what: str) -> random.Random:
@@ -106,8 +116,6 @@ class _Simulation:
         chance = self._chance("shape")
         lag = self._scenario.index_lag_seconds
         self.tables = FakeTables(loop.time, self._chance("tables"), lag)
-        watch = RowsWatch(self.tables)
-        self.tables.watch = watch.see
         dynamo = DynamoOptions(
             stripes=chance.randint(1, 3),
             write_shard_count=chance.randint(1, 3),
@@ -118,28 +126,53 @@ class _Simulation:
             patience_seconds=chance.choice((0.5, 4.0)),
             lease_seconds=chance.choice((0.4, 3.0)),
         )
-        faults = self._faults = replace(self._scenario.faults, delay_seconds=chance.choice((0.004, 0.03, 0.15)))
-        pace = chance.choice((0.05, 0.2, 0.6))
+        self._faults = replace(self._scenario.faults, delay_seconds=chance.choice((0.004, 0.03, 0.15)))
+        self._pace = chance.choice((0.05, 0.2, 0.6))
         fails = self._faults.lost
         self._blobs = FakeBlobs({}, fails, self._chance("blobs")) if chance.random() < 0.5 else None
+        natures: list[Nature] = []
         knows_others = chance.random() < 0.6
         for number in range(chance.randint(2, 3)):
             own = replace(dynamo, write_shard_count=dynamo.write_shard_count + chance.choice((0, 0, 2)))
+            tail_bytes, delay_seconds = chance.choice((1, 4_000)), chance.choice((None, 0.02, 0.5))
+            retention_seconds = self._chance(f"retention {number}").choice((None, 0.1, 1.0))
             nature = Nature(
                 own,
-                tail_bytes=chance.choice((1, 4_000)),
-                apply_delay_seconds=chance.choice((None, 0.02, 0.5)),
+                tail_bytes=tail_bytes,
+                apply_delay_seconds=delay_seconds,
                 blobs=self._blobs,
                 knows_others=knows_others,
                 is_reachable=chance.random() < 0.8,
-                retention_seconds=self._chance(f"retention {number}").choice((None, 0.1, 1.0)),
+                retention_seconds=retention_seconds,
             )
-            self._nodes.append(self._node(loop, f"n{number}", nature, faults))
-        history = History()
-        world = World(list(self._nodes), history)
-        clients = [Client(world, self._chance(f"client {number}"), pace) for number in range(4)]
+            natures.append(nature)
+        watch = RowsWatch(self.tables)
+        world = World([], History())
+        recorded = await self._live(loop, natures, world, watch)
+        if self._scenario.is_restored:
+            if self._blobs is not None:
+                self._blobs.fails = fails
+            await self._restore(loop, natures, world, recorded)
+        self.problems += loop.faults
+
+    async def _live(
+        self,
+        loop: SimulatedLoop,
+        natures: Sequence[Nature],
+        world: World,
+        watch: RowsWatch,
+        *,
+        life: str = "",
+    ) -> dict[bytes, Recorded]:
+        """Let nodes and clients live until there is peace; judge, and return what is recorded."""
+        self.tables.watch = watch.see
+        for number, nature in enumerate(natures):
+            world.nodes.append(self._node(loop, f"{life}n{number}", nature, self._faults))
+        self._nodes = list(world.nodes)
+        chance = self._chance(f"{life}operations")
+        clients = [Client(world, self._chance(f"{life}client {number}"), self._pace) for number in range(4)]
         following = [asyncio.ensure_future(client.follow()) for client in clients[:2]]
-        chaos = asyncio.ensure_future(self._chaos(self._chance("chaos")))
+        chaos = asyncio.ensure_future(self._chaos(self._chance(f"{life}chaos")))
         await asyncio.gather(*(client.run(chance.randint(10, 25)) for client in clients))
         chaos.cancel()
         await asyncio.wait([chaos])
@@ -151,29 +184,50 @@ class _Simulation:
             self._blobs.fails = 0.0
         await asyncio.gather(*following)
         await asyncio.sleep(_SETTLE_SECONDS)
-        frames = await self._read_again(loop, dynamo)
-        self.events = self._judge(history, watch, frames)
-        self.trimmed = len(watch.trimmed)
+        frames = await self._read_again(loop, natures[0].dynamo, life)
+        recorded = self._judge(world.history, watch, frames)
+        self.events += len(recorded)
+        self.trimmed += len(watch.trimmed)
         for node in self._nodes:
             await node.stop()
             self.problems += node.failures
-        self.problems += loop.faults
+        self._gone += self._nodes
+        return recorded
+
+    async def _restore(
+        self,
+        loop: SimulatedLoop,
+        natures: Sequence[Nature],
+        world: World,
+        recorded: dict[bytes, Recorded],
+    ) -> None:
+        """Cut the tables back, restore them, and go on."""
+        chance = self._chance("restore")
+        self.tables = cut_back(self.tables, chance)
+        restoring = Restoring(loop, self.tables, self._blobs, self._faults, chance)
+        left = await restoring.run(natures[0].dynamo, recorded)
+        self.problems += restoring.problems
+        self._restores += restoring.processes
+        if restoring.is_whole:
+            await self._live(loop, natures, world_of(world, left), watch_of(self.tables), life="restored ")
 
     async def clean_up(self) -> None:
         """End what is still there of any node."""
-        for node in self._nodes:
+        for node in dict.fromkeys([*self._gone, *self._nodes]):
             node.crash()
             await node.bury()
+        for process, database in self._restores:
+            await bury(process, database)
 
     def _node(self, loop: SimulatedLoop, name: str, nature: Nature, faults: Faults) -> Node:
         return Node(name, loop, self.tables, nature, faults, self._chance(name), self._peers)
 
-    async def _read_again(self, loop: SimulatedLoop, dynamo: DynamoOptions) -> bytes:
+    async def _read_again(self, loop: SimulatedLoop, dynamo: DynamoOptions, life: str) -> bytes:
         """Read everything on fresh nodes, in each of the ways there are, once all rows are written."""
         answers: list[bytes] = []
         for prefer_index in (False, True):
             nature = Nature(replace(dynamo, prefer_index=prefer_index), blobs=self._blobs)
-            node = self._node(loop, f"fresh {prefer_index}", nature, Faults())
+            node = self._node(loop, f"{life}fresh {prefer_index}", nature, Faults())
             self._nodes.append(node)
             answers.append(await node.ask(_read_all, 100.0))
             await node.ask(self._applied, 100.0)
@@ -190,10 +244,10 @@ class _Simulation:
                 return
             await asyncio.sleep(0.05)
 
-    def _judge(self, history: History, watch: RowsWatch, frames: bytes) -> int:
+    def _judge(self, history: History, watch: RowsWatch, frames: bytes) -> dict[bytes, Recorded]:
         recorded, problems = check(history, frames, self.tables)
         self.problems += [*problems, *watch.problems, *check_rows(self.tables, recorded)]
-        return len(recorded)
+        return recorded
 
     async def _chaos(self, chance: random.Random) -> None:
         scenario = self._scenario

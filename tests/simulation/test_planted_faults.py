@@ -9,11 +9,12 @@ import pytest
 from kudurru_server.engine import group_commit, judge, lookups
 from kudurru_server.engine.judge import Judge, Verdict
 from kudurru_server.model import Append, Entry
-from kudurru_server.storage.dynamodb import keys, merge
+from kudurru_server.storage.dynamodb import keys, merge, restore
 from kudurru_server.storage.dynamodb.database import Item, Key, Present, Table
 from kudurru_server.storage.dynamodb.entry_item import place_of
 from kudurru_server.storage.dynamodb.log import Log
-from kudurru_server.storage.dynamodb.roll_forward import Applied, RollForward
+from kudurru_server.storage.dynamodb.restore_rows import RowsRestore
+from kudurru_server.storage.dynamodb.roll_forward import Applied, RollForward, RollOptions
 from kudurru_server.storage.dynamodb.trim import Trimmer
 
 from tests.simulation.simulation import SCENARIOS, simulate
@@ -195,6 +196,20 @@ def with_a_floor_that_follows(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Trimmer, "_raise", move)
 
 
+def with_rows_above_the_head_after_a_restore(patch: pytest.MonkeyPatch) -> None:
+    async def nothing(_self: object, _table: object, _items: object) -> None: ...
+
+    patch.setattr(RowsRestore, "_delete", nothing)
+
+
+def with_a_restore_whose_tokens_are_known(patch: pytest.MonkeyPatch) -> None:
+    def options(**named: Any) -> RollOptions:  # noqa: ANN401
+        layout = f"1:{named['write_shard_count']}:200:"
+        return RollOptions(**{**named, "in_transactions": True, "layout": layout})
+
+    patch.setattr(restore, "RollOptions", options)
+
+
 PLANTS: dict[str, tuple[Plant, str, int]] = {
     "conditions not judged again": (without_judging_again, "faulty network", 100),
     "ids not judged again": (without_judging_ids_again, "faulty network", 100),
@@ -213,6 +228,8 @@ PLANTS: dict[str, tuple[Plant, str, int]] = {
     "trimming that deletes": (with_trimming_that_deletes, "calm", 100),
     "trimming above the watermark": (with_trimming_above_the_watermark, "calm", 100),
     "a floor that follows": (with_a_floor_that_follows, "calm", 100),
+    "a restore that leaves rows": (with_rows_above_the_head_after_a_restore, "restore", 100),
+    "a restore whose tokens are known": (with_a_restore_whose_tokens_are_known, "restore", 100),
 }
 
 

@@ -21,12 +21,13 @@ def seed() -> int:
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_promises_hold(name: str, seed: int) -> None:
     events = trimmed = 0
-    for number in range(SCHEDULES):
+    schedules = max(1, SCHEDULES // 2) if SCENARIOS[name].is_restored else SCHEDULES  # these are two lives each
+    for number in range(schedules):
         result = simulate(f"{seed}/{name}/{number}", SCENARIOS[name])
         assert not result.problems, f"schedule {number}:\n" + "\n".join(result.problems[:10])
         events += result.events
         trimmed += result.trimmed
-    assert events > SCHEDULES
+    assert events > schedules
     assert trimmed
 
 

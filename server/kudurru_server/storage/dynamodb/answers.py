@@ -14,7 +14,7 @@ _OK = 200
 
 
 def prepare(client: AioBaseClient) -> None:
-    """Let the answers to a client pass through here; those to Query carry plain `Item`s from then on."""
+    """Let the answers to a client pass through here; those to Query and Scan carry plain `Item`s from then on."""
     client.meta.events.register("before-parse.dynamodb", _before_parse)
 
 
@@ -25,7 +25,7 @@ def _before_parse(
     **_: object,
 ) -> None:
     refuse_damage(response_dict)
-    if operation_model.name == "Query":
+    if operation_model.name in {"Query", "Scan"}:
         decode_page(response_dict, customized_response_dict)
 
 

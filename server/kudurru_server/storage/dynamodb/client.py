@@ -1,4 +1,4 @@
-"""The seven operations of `database.py` on DynamoDB itself, by aiobotocore: one attempt a call."""
+"""The nine operations of `database.py` on DynamoDB itself, by aiobotocore: one attempt a call."""
 
 import hashlib
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -24,7 +24,7 @@ OnCapacity = Callable[[str, Table, float, float], None]
 
 _TOKEN_CHARACTERS = 36
 _CONDITION_FAILED = "ConditionalCheckFailedException"
-_READS = frozenset({"GetItem", "BatchGetItem", "Query"})
+_READS = frozenset({"GetItem", "BatchGetItem", "Query", "Scan"})
 
 
 class DynamoDatabase:
@@ -102,6 +102,18 @@ class DynamoDatabase:
         if start is not None:
             request["ExclusiveStartKey"] = item_to_wire(start)
         answer = await self._call("Query", question.table, {**request, **use.arguments()})
+        more = answer.get("LastEvaluatedKey")
+        return Page(answer["Items"], item_from_wire(more) if more else None)
+
+    async def scan(self, table: Table, attributes: Sequence[str] = (), start: Item | None = None) -> Page:
+        """Return a page of everything in a table, consistently and in any order; for a restore, not for a server."""
+        use = Placeholders()
+        request: dict[str, Any] = {"TableName": self._names[table], "ConsistentRead": True}
+        if attributes:
+            request["ProjectionExpression"] = expressions.projection_expression(attributes, use)
+        if start is not None:
+            request["ExclusiveStartKey"] = item_to_wire(start)
+        answer = await self._call("Scan", table, {**request, **use.arguments()})
         more = answer.get("LastEvaluatedKey")
         return Page(answer["Items"], item_from_wire(more) if more else None)
 
@@ -186,6 +198,7 @@ _METHODS = {
     "UpdateItem": "update_item",
     "DeleteItem": "delete_item",
     "Query": "query",
+    "Scan": "scan",
     "TransactWriteItems": "transact_write_items",
     "BatchWriteItem": "batch_write_item",
 }

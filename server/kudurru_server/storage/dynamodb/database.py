@@ -1,4 +1,4 @@
-"""What the store asks of DynamoDB, and nothing more: seven operations on items of plain values.
+"""What the store asks of DynamoDB, and nothing more: nine operations on items of plain values.
 
 The protocol is written against this seam, so that it runs unchanged on the service (`client.py`) and in a simulation.
 Every call is one attempt: whether to try again, and for how long, is `retries.py`'s. Every operation may be sent again
@@ -123,6 +123,10 @@ class Database(Protocol):
 
     async def query(self, question: Question, limit: int | None = None, start: Item | None = None) -> Page:
         """Return a page of at most `limit` items and about 1 MiB, from `start` (a page's `more`) on."""
+        ...
+
+    async def scan(self, table: Table, attributes: Sequence[str] = (), start: Item | None = None) -> Page:
+        """Return a page of everything in a table, consistently and in any order; for a restore, not for a server."""
         ...
 
     async def transact(self, writes: Sequence[tuple[Table, Item]], token: str) -> None:

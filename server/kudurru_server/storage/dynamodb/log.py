@@ -64,10 +64,15 @@ class Log:
         self._ticks: dict[int, int] = {}
         self._spilled: tuple[bytes, str] | None = None
 
-    def begin(self, number: int, cursor: Cursor) -> None:
-        """Start behind entry `number`, whose last event is at `cursor`."""
-        self._number, self._token, self.head = number, None if number else b"", cursor
+    def begin(self, number: int, cursor: Cursor, token: bytes | None = None) -> None:
+        """Start behind entry `number`, whose last event is at `cursor`, and whose token is `token` if that is known."""
+        self._number, self._token, self.head = number, token if number else b"", cursor
         self._learn(cursor.position, number)
+
+    @property
+    def number(self) -> int:
+        """The last entry that this node has followed."""
+        return self._number
 
     @property
     def stripes(self) -> int:
@@ -147,7 +152,8 @@ class Log:
         for item in items:
             place = entry_item.place_of(item)
             if place.number == self._number + 1:
-                if self._token is not None and place.previous_token != self._token:
+                chained = self._token in {None, place.previous_token} and place.first == self.head.position + 1
+                if not chained:
                     raise StorageUnavailableError(f"log entry {place.number} does not follow the one before it")
                 self._advance(place)
         entries = await self.entries_of(items)

@@ -159,7 +159,7 @@ class RollForward:
     async def _write_all(self, entries: Sequence[Entry], number_of_last: Callable[[Entry], Awaitable[int]]) -> None:
         """Write rows and move the watermark while the lease is held."""
         for group in _groups([entry for entry in entries if entry.last > self._held.cursor.position]):
-            await self._write(group)
+            await self.write(group)
             last = group[-1]
             number = await number_of_last(last)
             async with self._turn:
@@ -168,14 +168,15 @@ class RollForward:
                 if not await self._move(self._held, to):
                     return
 
-    async def _write(self, entries: Sequence[Entry]) -> None:
+    async def write(self, entries: Sequence[Entry]) -> None:
+        """Write the rows of entries, whatever the watermark is."""
         events = await asyncio.gather(*map(self._cut, entries))
         newest = {parts(stored.label)[0]: stored for some in events for stored, _ in some}
         tags = {tag for some in events for stored, _ in some for tag in parts(stored.label)[1]}
         work: list[Callable[[], Awaitable[None]]] = [
             *(partial(self._write_chunk, chunk) for some in events for chunk in chunks.cut(map(self._rows_of, some))),
             *(partial(self._write_type, stored) for stored in newest.values()),
-            partial(self._list_tags, tags),
+            partial(self.list_tags, tags),
         ]
         limit = asyncio.Semaphore(self._options.at_once)
         for failure in await asyncio.gather(*(_limited(limit, one) for one in work), return_exceptions=True):
@@ -201,9 +202,10 @@ class RollForward:
             token = keys.token(chunk.event_ids, chunk.number, self._options.layout)
             await self._rows.asking(lambda: self._database.transact(chunk.writes, token))
         else:
-            await self._write_many(chunk.writes)
+            await self.write_many(chunk.writes)
 
-    async def _write_many(self, writes: Sequence[Write]) -> None:
+    async def write_many(self, writes: Sequence[Write]) -> None:
+        """Write rows, each by itself."""
         rest = iter(writes)
         while left := list(islice(rest, _BATCH_ITEMS)):
             attempt = 0
@@ -227,10 +229,11 @@ class RollForward:
         below = Below("position", stored.position)
         await self._rows.asking(lambda: self._database.update(Table.TAGS, key, values, below))
 
-    async def _list_tags(self, tags: Iterable[str]) -> None:
+    async def list_tags(self, tags: Iterable[str]) -> None:
+        """Write the rows by which tags are listed."""
         new = sorted(tag for tag in tags if tag not in self._known_tags)
         rows = {key: tag for tag in new for key in keys.listing_keys(tag)}
-        await self._write_many([(Table.TAGS, {"pk": key.pk, "sk": key.sk}) for key in rows])
+        await self.write_many([(Table.TAGS, {"pk": key.pk, "sk": key.sk}) for key in rows])
         for tag in new:
             self._known_tags[tag] = None
         while len(self._known_tags) > _KNOWN_TAGS:

@@ -192,7 +192,7 @@ async def open_storage(
         RollOptions(
             holder=node,
             write_shard_count=options.write_shard_count,
-            layout=f"{FORMAT}:{options.write_shard_count}:{options.payload_threshold_bytes}",
+            layout=f"{FORMAT}:{options.write_shard_count}:{options.payload_threshold_bytes}:{layout.restored}",
             in_transactions=options.in_transactions,
             at_once=options.writes_at_once,
             lease_seconds=options.lease_seconds,
