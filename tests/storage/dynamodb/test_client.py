@@ -12,12 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kudurru_server.storage.dynamodb.answers import decode_page
 from kudurru_server.storage.dynamodb.aws import Connection
-from kudurru_server.storage.dynamodb.client import DynamoDatabase, OnCapacity, open_database
+from kudurru_server.storage.dynamodb.client import DynamoDatabase, OnCall, OnCapacity, open_database
 from kudurru_server.storage.dynamodb.clock import ServerClock
 from kudurru_server.storage.dynamodb.database import Absent, Item, Key, Page, Present, Question, Refused, Table, Value
+from kudurru_server.storage.dynamodb.retries import OutcomeUnknownError, ThrottledError
 from kudurru_server.storage.dynamodb.values import item_from_wire, item_to_wire
 
-from tests.storage.dynamodb.canned_service import Service, answer, refusal
+from tests.storage.dynamodb.canned_service import Canned, Service, answer, refusal
 from tests.storage.dynamodb.test_values import ITEMS, in_json
 
 LOG_KEY = Key("LOG#0#0", 7)
@@ -25,10 +26,15 @@ LOG_KEY = Key("LOG#0#0", 7)
 
 @asynccontextmanager
 async def opened(
-    service: Service, *, concurrency: int = 8, clock: ServerClock | None = None, on_capacity: OnCapacity | None = None
+    service: Service,
+    *,
+    concurrency: int = 8,
+    clock: ServerClock | None = None,
+    on_capacity: OnCapacity | None = None,
+    on_call: OnCall | None = None,
 ) -> AsyncIterator[DynamoDatabase]:
     connection = Connection(service.endpoint, concurrency=concurrency)
-    async with open_database("t-", connection, clock=clock, on_capacity=on_capacity) as database:
+    async with open_database("t-", connection, clock=clock, on_capacity=on_capacity, on_call=on_call) as database:
         yield database
 
 
@@ -200,6 +206,42 @@ async def test_every_call_reports_the_units_it_consumed(service: Service) -> Non
         ("TransactWriteItems", Table.TAGS, 0.0, 2.0),
         ("BatchWriteItem", Table.EVENTS, 1.0, 3.0),
         ("BatchWriteItem", Table.TAGS, 0.0, 2.0),
+    ]
+
+
+async def test_a_refused_write_reports_the_units_of_what_is_there(service: Service) -> None:
+    seen: list[tuple[str, Table, float, float]] = []
+    there: Item = {"pk": "a", "n": 1, "body": bytes(2000)}
+    service.will(
+        refusal("ConditionalCheckFailedException", 400, Item=json_item(there)),
+        refusal("ConditionalCheckFailedException", 400),
+    )
+    async with opened(service, on_capacity=lambda *units: seen.append(units)) as database:
+        await database.put(Table.LOG, {"pk": "a", "n": 1}, Absent())
+        await database.update(Table.LOG, LOG_KEY, {"a": 1}, Present())
+    assert seen == [("PutItem", Table.LOG, 0.0, 2.0), ("UpdateItem", Table.LOG, 0.0, 1.0)]
+
+
+async def test_every_attempt_is_told_with_its_outcome(service: Service) -> None:
+    seen: list[tuple[str, str]] = []
+    service.will(
+        answer({}),
+        refusal("ConditionalCheckFailedException", 400),
+        refusal("ThrottlingException", 400),
+        Canned(drops=True),
+    )
+    async with opened(service, on_call=lambda *call: seen.append(call)) as database:
+        await database.delete(Table.TAGS, Key("a", "b"))
+        await database.put(Table.LOG, {"pk": "a", "n": 1}, Absent())
+        with pytest.raises(ThrottledError):
+            await database.get(Table.LOG, LOG_KEY, consistent=False)
+        with pytest.raises(OutcomeUnknownError):
+            await database.get(Table.LOG, LOG_KEY, consistent=False)
+    assert seen == [
+        ("DeleteItem", "OK"),
+        ("PutItem", "ConditionalCheckFailedException"),
+        ("GetItem", "ThrottlingException"),
+        ("GetItem", "NoAnswer"),
     ]
 
 

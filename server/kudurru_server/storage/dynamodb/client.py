@@ -13,6 +13,7 @@ from botocore.exceptions import ClientError
 from kudurru_server.storage.dynamodb import expressions
 from kudurru_server.storage.dynamodb.answers import prepare
 from kudurru_server.storage.dynamodb.aws import Connection, Gate, call, code_of, open_client
+from kudurru_server.storage.dynamodb.chunks import size_bytes
 from kudurru_server.storage.dynamodb.clock import ServerClock
 from kudurru_server.storage.dynamodb.database import Condition, Item, Key, Page, Question, Refused, Table
 from kudurru_server.storage.dynamodb.expressions import Placeholders
@@ -21,8 +22,11 @@ from kudurru_server.storage.dynamodb.values import Wire, item_from_wire, item_to
 
 OnCapacity = Callable[[str, Table, float, float], None]
 """Takes an operation, a table, and the read and the write units that a call consumed."""
+OnCall = Callable[[str, str], None]
+"""Takes an operation, and how an attempt at it went: OK, the code of its failure, or NoAnswer."""
 
 _TOKEN_CHARACTERS = 36
+_WRITE_UNIT_BYTES = 1024
 _CONDITION_FAILED = "ConditionalCheckFailedException"
 _READS = frozenset({"GetItem", "BatchGetItem", "Query", "Scan"})
 
@@ -38,11 +42,13 @@ class DynamoDatabase:
         *,
         clock: ServerClock,
         on_capacity: OnCapacity | None = None,
+        on_call: OnCall | None = None,
     ) -> None:
         self._client = client
         self._gate = Gate(connection)
         self._clock = clock
         self._on_capacity = on_capacity
+        self._on_call = on_call
         self._names = {table: table_name(prefix, table) for table in Table}
         self._tables = {name: table for table, name in self._names.items()}
 
@@ -162,17 +168,22 @@ class DynamoDatabase:
         """Return the answer, which has an `Error` if a condition was false."""
         async with self._gate.attempt(operation, self._names[table]):
             answer: dict[str, Any] = {}
+            code = "NoAnswer"
             sent_ns = self._clock.monotonic_ns()
             try:
                 answer = await call(self._client, _METHODS[operation], **request, ReturnConsumedCapacity="TOTAL")
+                code = "OK"
             except ClientError as error:
                 answer = dict(error.response)
-                if code_of(error) != _CONDITION_FAILED:
+                code = code_of(error)
+                if code != _CONDITION_FAILED:
                     raise
             finally:
                 self._observe(answer, sent_ns)
+                if self._on_call is not None:
+                    self._on_call(operation, code)
         if self._on_capacity is not None:
-            self._report(operation, answer.get("ConsumedCapacity"))
+            self._report(operation, _consumed(answer, self._names[table]))
         return answer
 
     def _observe(self, answer: dict[str, Any], sent_ns: int) -> None:
@@ -211,6 +222,7 @@ async def open_database(
     *,
     clock: ServerClock | None = None,
     on_capacity: OnCapacity | None = None,
+    on_call: OnCall | None = None,
 ) -> AsyncIterator[DynamoDatabase]:
     """Yield the database whose tables start with `prefix`; credentials come from the standard chain.
 
@@ -220,7 +232,20 @@ async def open_database(
     connection = connection or Connection()
     async with open_client("dynamodb", connection) as client:
         prepare(client)
-        yield DynamoDatabase(client, prefix, connection, clock=clock or ServerClock(), on_capacity=on_capacity)
+        yield DynamoDatabase(
+            client, prefix, connection, clock=clock or ServerClock(), on_capacity=on_capacity, on_call=on_call
+        )
+
+
+def _consumed(answer: dict[str, Any], name: str) -> Any:  # noqa: ANN401 - one, several or none
+    """Return what a call consumed.
+
+    A refused write does not say it: it is billed by the size of the item that is there, which the refusal brings.
+    """
+    if "Error" not in answer:
+        return answer.get("ConsumedCapacity")
+    there = size_bytes(item_from_wire(answer["Item"])) if answer.get("Item") else 0
+    return {"TableName": name, "CapacityUnits": float(max(1, -(-there // _WRITE_UNIT_BYTES)))}
 
 
 def _key(table: Table, key: Key) -> dict[str, Wire]:
