@@ -8,7 +8,8 @@ import gc
 import signal
 import socket
 import sys
-from contextlib import AsyncExitStack, suppress
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, ExitStack, contextmanager, suppress
 from typing import Any
 
 import grpc
@@ -20,9 +21,13 @@ from kudurru_server.api.convert import Converter, same_content
 from kudurru_server.api.event_store import SERVICE, EventStoreApi
 from kudurru_server.api.health import Health
 from kudurru_server.api.neighbours import open_channels
+from kudurru_server.cost import Bill, charged_to
 from kudurru_server.engine.engine import Engine, run_engine
 from kudurru_server.engine.leadership import Neighbours
+from kudurru_server.metrics import Metrics
+from kudurru_server.metrics_endpoint import serve_metrics
 from kudurru_server.settings import Settings
+from kudurru_server.storage.observed import ObservedStorage
 from kudurru_server.stores import open_store
 
 _logger = structlog.get_logger()
@@ -53,19 +58,26 @@ async def serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     server = make_server(settings)
+    metrics = Metrics()
     async with AsyncExitStack() as stack:
         stack.push_async_callback(server.stop, 0)
         address = bind(server, settings.listen)
-        store = await stack.enter_async_context(open_store(settings))
+        scraped = {}
+        if settings.metrics_listen is not None:
+            scraped["metrics"] = stack.enter_context(_serve_metrics(metrics, settings.metrics_listen))
+        stack.enter_context(charged_to(Bill(metrics.account("other"))))
+        store = await stack.enter_async_context(open_store(settings, metrics.database_called))
+        storage = ObservedStorage(store.storage, metrics)
         neighbours = None
         if store.leader_record is not None:
             channels = await stack.enter_async_context(open_channels())
             lease_seconds = settings.dynamodb_lease_seconds
             own = settings.advertise and _with_port(settings.advertise, address)
             neighbours = Neighbours(store.leader_record, channels.forward, own, lease_seconds)
-        running = run_engine(store.storage, same_content, store.engine_options, neighbours)
+        running = run_engine(storage, same_content, store.engine_options, neighbours)
         engine = await stack.enter_async_context(running)
-        healthy = add_services(server, engine, settings)
+        _show(engine, metrics)
+        healthy = add_services(server, engine, settings, metrics)
         await server.start()
         await healthy.set("", health_pb2.HealthCheckResponse.SERVING)
         await healthy.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
@@ -75,6 +87,7 @@ async def serve(settings: Settings) -> None:
             storage=settings.storage,
             head=engine.head.position,
             **store.where,
+            **scraped,
         )
         grace_seconds = 0.0  # unless it ends because it was asked to
         try:
@@ -104,9 +117,9 @@ def make_server(settings: Settings) -> grpc.aio.Server:
     return grpc.aio.server(options=options)
 
 
-def add_services(server: grpc.aio.Server, engine: Engine, settings: Settings) -> Health:
+def add_services(server: grpc.aio.Server, engine: Engine, settings: Settings, metrics: Metrics) -> Health:
     """Add every service to a server that is not started; return the one that tells about them."""
-    server.add_generic_rpc_handlers((EventStoreApi(engine, Converter(settings.limits())).handlers(),))
+    server.add_generic_rpc_handlers((EventStoreApi(engine, Converter(settings.limits()), metrics).handlers(),))
     healthy = Health(engine.closing)
     health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
     reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
@@ -136,6 +149,29 @@ def _with_port(advertised: str, bound: str) -> str:
     """Return the advertised address; port 0 in it stands for that of the bound one."""
     host, _, port = advertised.rpartition(":")
     return f"{host}:{bound.rpartition(':')[2]}" if port == "0" else advertised
+
+
+@contextmanager
+def _serve_metrics(metrics: Metrics, listen: str) -> Iterator[str]:
+    """Serve the metrics; yield the address with the port it got.
+
+    Raises:
+        ListenError: it is in use, or not an address.
+    """
+    with ExitStack() as stack:
+        try:
+            address = stack.enter_context(serve_metrics(metrics, listen))
+        except (OSError, ValueError) as error:
+            raise ListenError(f"cannot serve metrics on {listen}: {error}") from error
+        yield address
+
+
+def _show(engine: Engine, metrics: Metrics) -> None:
+    """Let the gauges read the engine."""
+    metrics.head_position.set_function(lambda: engine.head.position)
+    metrics.applied_position.set_function(lambda: engine.applied)
+    metrics.unapplied_bytes.set_function(lambda: engine.unapplied_bytes)
+    metrics.pending_bytes.set_function(lambda: engine.pending_bytes)
 
 
 def _somebody_listens(path: str) -> bool:

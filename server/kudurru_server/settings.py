@@ -40,6 +40,9 @@ class Settings(BaseSettings):
     shutdown_grace_seconds: float = Field(
         10.0, ge=0, description="After SIGTERM, how long running calls may take before they are cut."
     )
+    metrics_listen: str | None = Field(
+        None, description="Where to serve metrics to Prometheus: HOST:PORT, path /metrics; unset: nowhere."
+    )
     tail_bytes: int = Field(
         64 << 20, ge=1 << 20, description="Memory for the newest events, from which live subscribers are served."
     )

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
+from kudurru_server.cost import spend
 from kudurru_server.engine.engine import EngineOptions
 from kudurru_server.errors import StorageUnavailableError
 from kudurru_server.settings import Settings
@@ -13,8 +14,9 @@ from kudurru_server.storage.blobs.s3 import open_s3
 from kudurru_server.storage.dynamodb import store as dynamodb
 from kudurru_server.storage.dynamodb import tables
 from kudurru_server.storage.dynamodb.aws import Connection, open_client
-from kudurru_server.storage.dynamodb.client import open_database
+from kudurru_server.storage.dynamodb.client import OnCall, open_database
 from kudurru_server.storage.dynamodb.clock import ServerClock
+from kudurru_server.storage.dynamodb.database import Table
 from kudurru_server.storage.dynamodb.iam import policy
 from kudurru_server.storage.dynamodb.restore import Plan, Restored, open_restore
 from kudurru_server.storage.dynamodb.restore_rows import RestoreError
@@ -53,15 +55,15 @@ class Store:
 
 
 @asynccontextmanager
-async def open_store(settings: Settings) -> AsyncIterator[Store]:
-    """Open the store that the settings name.
+async def open_store(settings: Settings, on_database_call: OnCall) -> AsyncIterator[Store]:
+    """Open the store that the settings name; it tells of every call of a database and puts its cost on the bill.
 
     Raises:
         DataDirectoryError: it cannot be used: taken, not writable, or of another format.
         StorageUnavailableError: it does not answer, or its tables or bucket are not as they must be.
     """
     if settings.storage == "dynamodb":
-        async with _open_dynamodb(settings) as store:
+        async with _open_dynamodb(settings, on_database_call) as store:
             yield store
     else:
         async with sqlite.open_storage(settings.data_dir) as storage:
@@ -74,13 +76,15 @@ async def open_store(settings: Settings) -> AsyncIterator[Store]:
 
 
 @asynccontextmanager
-async def _open_dynamodb(settings: Settings) -> AsyncIterator[Store]:
+async def _open_dynamodb(settings: Settings, on_call: OnCall) -> AsyncIterator[Store]:
     prefix, connection, clock = settings.dynamodb_table_prefix, _connection(settings), ServerClock()
     chance = random.SystemRandom()
     async with AsyncExitStack() as stack:
         with _at_start():
             await _prepare_tables(settings)
-            database = await stack.enter_async_context(open_database(prefix, connection, clock=clock))
+            database = await stack.enter_async_context(
+                open_database(prefix, connection, clock=clock, on_capacity=_on_capacity, on_call=on_call)
+            )
             blobs = await stack.enter_async_context(_open_bucket(settings)) if settings.s3_bucket else None
             options = _dynamo_options(settings)
             hours = settings.dynamodb_log_retention_hours
@@ -113,6 +117,10 @@ def _dynamo_options(settings: Settings) -> DynamoOptions:
         lease_seconds=settings.dynamodb_lease_seconds,
         patience_seconds=settings.dynamodb_patience_seconds,
     )
+
+
+def _on_capacity(_: str, table: Table, read_units: float, write_units: float) -> None:
+    spend(table, read_units, write_units)
 
 
 async def _prepare_tables(settings: Settings) -> None:

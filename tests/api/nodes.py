@@ -15,6 +15,7 @@ from kudurru_server._proto.event_store_service_pb2_grpc import EventStoreService
 from kudurru_server.api.convert import same_content
 from kudurru_server.app import add_services, bind, make_server
 from kudurru_server.engine.engine import Engine, EngineOptions, run_engine
+from kudurru_server.metrics import Metrics
 from kudurru_server.settings import Settings
 from kudurru_server.storage.sqlite.store import open_storage
 
@@ -53,10 +54,12 @@ async def run_engine_in(folder: Path, options: EngineOptions | None = None) -> A
 
 
 @asynccontextmanager
-async def listen(engine: Engine, settings: Settings | None = None) -> AsyncIterator[str]:
+async def listen(
+    engine: Engine, settings: Settings | None = None, metrics: Metrics | None = None
+) -> AsyncIterator[str]:
     """Serve an engine; yield the address."""
     server = make_server(settings or Settings())
-    add_services(server, engine, settings or Settings())
+    add_services(server, engine, settings or Settings(), metrics or Metrics())
     address = bind(server, "127.0.0.1:0")
     await server.start()
     try:

@@ -16,6 +16,7 @@ from kudurru import Appended, Condition, Event, EventStore, KudurruError, Record
 from kudurru_server.api.convert import same_content
 from kudurru_server.app import add_services, bind, make_server
 from kudurru_server.engine.engine import EngineOptions, run_engine
+from kudurru_server.metrics import Metrics
 from kudurru_server.settings import Settings
 from kudurru_server.storage.sqlite.store import open_storage
 
@@ -202,7 +203,7 @@ async def _server_in_this_process(folder: Path) -> AsyncIterator[str]:
         run_engine(storage, same_content, EngineOptions()) as engine,
     ):
         server = make_server(Settings(data_dir=folder))
-        add_services(server, engine, Settings(data_dir=folder))
+        add_services(server, engine, Settings(data_dir=folder), Metrics())
         address = bind(server, "127.0.0.1:0")
         await server.start()
         try:

@@ -10,11 +10,13 @@ from kudurru_server._proto import event_store_service_pb2 as pb
 from kudurru_server.api import convert, rpc
 from kudurru_server.api.append_stream import AppendStream
 from kudurru_server.api.convert import Converter
+from kudurru_server.api.observe import ObservedMethod
 from kudurru_server.api.outcome import encode_appended
 from kudurru_server.api.rpc import Context
 from kudurru_server.engine.engine import Engine
 from kudurru_server.engine.subscription import CaughtUp, Checkpoint, FellBehind
 from kudurru_server.errors import InvalidRequestError, KudurruError
+from kudurru_server.metrics import Metrics
 from kudurru_server.model import Batch
 
 SERVICE = pb.DESCRIPTOR.services_by_name["EventStoreService"].full_name
@@ -28,23 +30,30 @@ _PAGE_BYTES = 1 << 20
 class EventStoreApi:
     """The methods of the service."""
 
-    def __init__(self, engine: Engine, converter: Converter) -> None:
+    def __init__(self, engine: Engine, converter: Converter, metrics: Metrics) -> None:
         self._engine = engine
         self._converter = converter
+        self._metrics = metrics
+        self._sent_by_read = metrics.events_sent.labels("Read")
+        self._sent_by_subscribe = metrics.events_sent.labels("Subscribe")
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """Return the handlers of all methods."""
+
+        def method(name: str) -> ObservedMethod:
+            return ObservedMethod(name, self._metrics)
+
         return grpc.method_handlers_generic_handler(
             SERVICE,
             {
-                "Append": rpc.unary(pb.AppendRequest, self._append),
-                "AppendStream": rpc.both_streams("AppendStream", self._append_stream),
-                "Read": rpc.server_stream(pb.ReadRequest, self._read),
-                "Subscribe": rpc.server_stream(pb.SubscribeRequest, self._subscribe),
-                "GetEvent": rpc.unary(pb.GetEventRequest, self._get_event),
-                "GetHead": rpc.unary(pb.GetHeadRequest, self._get_head),
-                "GetTag": rpc.unary(pb.GetTagRequest, self._get_tag),
-                "ListTags": rpc.unary(pb.ListTagsRequest, self._list_tags),
+                "Append": rpc.unary(method("Append"), pb.AppendRequest, self._append),
+                "AppendStream": rpc.both_streams(method("AppendStream"), self._append_stream),
+                "Read": rpc.server_stream(method("Read"), pb.ReadRequest, self._read),
+                "Subscribe": rpc.server_stream(method("Subscribe"), pb.SubscribeRequest, self._subscribe),
+                "GetEvent": rpc.unary(method("GetEvent"), pb.GetEventRequest, self._get_event),
+                "GetHead": rpc.unary(method("GetHead"), pb.GetHeadRequest, self._get_head),
+                "GetTag": rpc.unary(method("GetTag"), pb.GetTagRequest, self._get_tag),
+                "ListTags": rpc.unary(method("ListTags"), pb.ListTagsRequest, self._list_tags),
             },
         )
 
@@ -68,6 +77,7 @@ class EventStoreApi:
         async with aclosing(self._engine.read(query, span, request.limit)) as batches:
             async for batch in batches:
                 room -= batch.count
+                self._sent_by_read.inc(batch.count)
                 full = bool(request.limit) and not room
                 if full and not request.backwards:
                     head = await self._engine.cursor_at(batch.reached)
@@ -84,7 +94,11 @@ class EventStoreApi:
         heartbeat_seconds = _heartbeat(request)
         async with aclosing(await self._engine.subscribe(query, after, heartbeat_seconds)) as messages:
             async for message in messages:
-                await context.write(message.frames if isinstance(message, Batch) else _news(message))
+                if isinstance(message, Batch):
+                    await context.write(message.frames)
+                    self._sent_by_subscribe.inc(message.count)
+                else:
+                    await context.write(_news(message))
 
     async def _get_event(self, request: pb.GetEventRequest, context: Context) -> bytes:
         event_id = convert.event_id(request.event_id)

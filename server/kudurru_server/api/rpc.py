@@ -1,4 +1,4 @@
-"""What every call has in common: parsing its request, and the translation of whatever it raises.
+"""What every call has in common: parsing its request, being observed, and the translation of whatever it raises.
 
 Handlers work on bytes: a stream passes stored bytes on, so only requests are ever parsed.
 """
@@ -10,7 +10,8 @@ import grpc
 import structlog
 from google.protobuf.message import DecodeError, Message
 
-from kudurru_server.api.status import abort
+from kudurru_server.api.observe import ObservedMethod
+from kudurru_server.api.status import abort, has_left
 from kudurru_server.errors import InvalidRequestError, KudurruError
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
@@ -35,56 +36,59 @@ def parse(kind: type[_Request], data: bytes) -> _Request:
 async def _failed(context: Context, error: Exception, method: str) -> None:
     if isinstance(error, KudurruError):
         await abort(context, error)
-    if context.done() or isinstance(error, grpc.aio.InternalError):
-        return  # the caller has left, and what was written to it failed for that
+    if has_left(context, error):
+        return  # what was written to the caller failed for that
     _logger.error("call_failed", method=method, exc_info=error)
     await abort(context, KudurruError("INTERNAL", "a fault of the server; its log says more"))
 
 
 def unary(
-    kind: type[_Request], call: Callable[[_Request, Context], Awaitable[bytes]]
+    method: ObservedMethod, kind: type[_Request], call: Callable[[_Request, Context], Awaitable[bytes]]
 ) -> "grpc.RpcMethodHandler[bytes, bytes]":
     """Make a handler that answers once."""
 
     async def handle(data: bytes, context: Context) -> bytes | None:
         try:
-            return await call(parse(kind, data), context)
+            with method.call(context):
+                return await call(parse(kind, data), context)
         except grpc.aio.AbortError:
             raise
         except Exception as error:  # noqa: BLE001 - the border: nothing else may leave
-            await _failed(context, error, kind.DESCRIPTOR.name)
+            await _failed(context, error, method.name)
             return None
 
     return grpc.unary_unary_rpc_method_handler(handle)
 
 
 def server_stream(
-    kind: type[_Request], call: Callable[[_Request, Context], Awaitable[None]]
+    method: ObservedMethod, kind: type[_Request], call: Callable[[_Request, Context], Awaitable[None]]
 ) -> "grpc.RpcMethodHandler[bytes, bytes]":
     """Make a handler that writes many answers to its context."""
 
     async def handle(data: bytes, context: Context) -> None:
         try:
-            await call(parse(kind, data), context)
+            with method.call(context):
+                await call(parse(kind, data), context)
         except grpc.aio.AbortError:
             raise
         except Exception as error:  # noqa: BLE001 - the border
-            await _failed(context, error, kind.DESCRIPTOR.name)
+            await _failed(context, error, method.name)
 
     return grpc.unary_stream_rpc_method_handler(handle)
 
 
 def both_streams(
-    name: str, call: Callable[[AsyncIterator[bytes], Context], Awaitable[None]]
+    method: ObservedMethod, call: Callable[[AsyncIterator[bytes], Context], Awaitable[None]]
 ) -> "grpc.RpcMethodHandler[bytes, bytes]":
     """Make a handler that reads many requests and writes many answers."""
 
     async def handle(requests: AsyncIterator[bytes], context: Context) -> None:
         try:
-            await call(requests, context)
+            with method.call(context):
+                await call(requests, context)
         except grpc.aio.AbortError:
             raise
         except Exception as error:  # noqa: BLE001 - the border
-            await _failed(context, error, name)
+            await _failed(context, error, method.name)
 
     return grpc.stream_stream_rpc_method_handler(handle)

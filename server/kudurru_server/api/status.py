@@ -1,5 +1,6 @@
 """From errors to statuses: the only place that names a status code."""
 
+import asyncio
 from typing import NoReturn
 
 import grpc
@@ -66,5 +67,20 @@ async def abort(context: grpc.aio.ServicerContext[bytes, bytes], error: KudurruE
     code = _code(error)
     number: int = code.value[0]
     status = status_pb2.Status(code=number, message=error.message, details=[_details(error)])
-    metadata = (("grpc-status-details-bin", status.SerializeToString()),)
+    # An abort puts its trailers in place of those that were set.
+    metadata = (*(context.trailing_metadata() or ()), ("grpc-status-details-bin", status.SerializeToString()))
     await context.abort(code, error.message, metadata)
+
+
+def has_left(context: grpc.aio.ServicerContext[bytes, bytes], failure: BaseException) -> bool:
+    """Tell whether a call has failed because its caller has left, or its deadline has passed."""
+    return context.done() or isinstance(failure, grpc.aio.InternalError | asyncio.CancelledError)
+
+
+def outcome_name(context: grpc.aio.ServicerContext[bytes, bytes], failure: BaseException | None) -> str:
+    """Return the name of the status that a call ends with: CANCELLED if its caller does not wait for one."""
+    if failure is None:
+        return grpc.StatusCode.OK.name
+    if isinstance(failure, KudurruError):
+        return _code(failure).name
+    return (grpc.StatusCode.CANCELLED if has_left(context, failure) else grpc.StatusCode.INTERNAL).name

@@ -130,6 +130,21 @@ class Engine:
         """The cursor of the last recorded event."""
         return self._tail.head
 
+    @property
+    def applied(self) -> int:
+        """The position up to which the derived rows are known to be written."""
+        return self._tail.applied
+
+    @property
+    def unapplied_bytes(self) -> int:
+        """About the memory of what is not applied yet."""
+        return self._tail.unapplied_bytes
+
+    @property
+    def pending_bytes(self) -> int:
+        """The size of the appends that are not decided."""
+        return self._commit.pending_bytes
+
     async def append(self, appends: Sequence[Append], *, handed_over: bool = False) -> list[Outcome]:
         """Record independent appends, which another node may have handed over; see `GroupCommit.submit`."""
         if handed_over:

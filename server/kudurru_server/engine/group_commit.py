@@ -1,7 +1,8 @@
 """Group commit: appends that wait while an entry is written form the next one.
 
 Some tasks prepare (ask the store about old ids and conditions), one commits; each takes all that waits. A caller who
-leaves fails nobody: its append is dropped if it has not joined an entry, and recorded if it has.
+leaves fails nobody: its append is dropped if it has not joined an entry, and recorded if it has. What any task costs is
+paid by those it is done for, by their number of events.
 
 Where another node leads, the appends are handed to it, and committed here if it does not decide them: their ids tell
 what it has recorded after all.
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import structlog
 
+from kudurru_server.cost import Bill, current_bill, shared_by
 from kudurru_server.engine.complaint import Complaint
 from kudurru_server.engine.follower import Follower
 from kudurru_server.engine.judge import Judge, Outcome, Verdict
@@ -43,6 +45,7 @@ class _Submission:
     """Appends that were handed in together, and their outcomes."""
 
     def __init__(self, count: int) -> None:
+        self.bill = current_bill()
         self.outcomes: list[Outcome | None] = [None] * count
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._missing = count
@@ -72,6 +75,14 @@ class _Waiting:
     @property
     def abandoned(self) -> bool:
         return self.submission.done.cancelled()
+
+    @property
+    def bill(self) -> Bill:
+        return self.submission.bill
+
+    @property
+    def weight(self) -> int:
+        return len(self.append.ids)
 
 
 class GroupCommit:
@@ -117,6 +128,11 @@ class GroupCommit:
         self._open: set[_Waiting] = set()
         self._idle = asyncio.Event()
         self._idle.set()
+
+    @property
+    def pending_bytes(self) -> int:
+        """The size of the appends that are not decided."""
+        return self._pending_bytes
 
     async def submit(self, appends: Sequence[Append], *, here: bool) -> list[Outcome]:
         """Record independent appends; return the outcome of each, in order, once all are decided.
@@ -215,7 +231,8 @@ class GroupCommit:
             if not batch:
                 continue
             try:
-                answers = await self._lookups.answer([waiting.append for waiting in batch])
+                with shared_by(batch):
+                    answers = await self._lookups.answer([waiting.append for waiting in batch])
             except Exception as error:  # noqa: BLE001 - one bad append must not end the node
                 for waiting in batch:
                     self._settle(waiting, self._fault("look_up_failed", error))
@@ -282,8 +299,9 @@ class GroupCommit:
             waiting.may_be_recorded = isinstance(outcome, UnavailableError)
             if isinstance(outcome, Appended | ConditionFailedError | EventIdExistsError):
                 decided[waiting] = outcome
-        try:  # who is answered may read here what the answer is about
-            await self._follower.catch_up(max(map(_position, decided.values()), default=0))
+        try:
+            with shared_by(batch):  # who is answered may read here what the answer is about
+                await self._follower.catch_up(max(map(_position, decided.values()), default=0))
         except StorageUnavailableError as error:
             decided = dict.fromkeys(decided, error)
         for waiting in batch:
@@ -308,9 +326,11 @@ class GroupCommit:
                 self._enqueue(waiting)  # the tail has moved on since it was prepared
         refuses = any(isinstance(verdict.outcome, KudurruError) for _, verdict in judged)
         failure: KudurruError | None = None
+        payers = [waiting for waiting, verdict in judged if verdict.outcome is None or not entry.ids]
         try:
-            if not await self._decide(entry, look=refuses and not sure):
-                return [waiting for waiting, _ in judged]
+            with shared_by(payers):
+                if not await self._decide(entry, look=refuses and not sure):
+                    return [waiting for waiting, _ in judged]
         except Exception as error:  # noqa: BLE001 - one bad append must not end the node
             failure = self._fault("put_failed" if entry.ids else "look_failed", error)
         if entry.ids and failure is None:
