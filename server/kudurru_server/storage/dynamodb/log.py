@@ -178,7 +178,10 @@ class Log:
         end = low
         while end in found:
             end += 1
-        return [found[number] for number in range(low, end)]
+        items = [found[number] for number in range(low, end)]
+        for item in items:  # who reads on from here need not search
+            self._learn(number_of(item, "first_position") + number_of(item, "event_count") - 1, number_of(item, "n"))
+        return items
 
     async def _page(self, low: int, high: int) -> list[Item]:
         question = Question(Table.LOG, keys.log_pk(low, self._options.stripes), low, high)
@@ -256,9 +259,15 @@ class Log:
     # ── finding ──
 
     async def number_at(self, position: int) -> int:
-        """Return the number of the entry that holds `position`, which is in the log: a binary search by position."""
-        number = self._ending_at(position)
-        return (await self.place_at(position)).number if number is None else number
+        """Return the number of the entry that holds `position`, which is in the log."""
+        at = bisect_right(self._known, (position - 1, 1 << 62))
+        last, number = self._known[at - 1]
+        next_last, next_number = self._known[at] if at < len(self._known) else (0, 0)
+        if position == next_last:
+            return next_number
+        if position == last + 1 or next_number == number + 1:
+            return number + 1
+        return (await self.place_at(position)).number
 
     async def ticks_at(self, position: int) -> int:
         """Return the ticks of the event at `position`, which is in the log."""
