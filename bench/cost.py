@@ -138,7 +138,10 @@ async def appends() -> str:
             (put, transactions, rest, read), (_, batches, _, _) = together[True][place], together[False][place]
             totals = put + transactions + rest, put + batches + rest
             rows.append(
-                [f"{count} tags, {name}", *map(_number, (put, transactions, batches, rest, *totals, plain, read))]
+                [
+                    f"{count} tag{'s' if count != 1 else ''}, {name}",
+                    *map(_number, (put, transactions, batches, rest, *totals, plain, read)),
+                ]
             )
     columns = (
         "an event with",

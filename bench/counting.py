@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
-from kudurru_server.cost import Bill, charged_to
+from kudurru_server.cost import Bill
 from kudurru_server.storage.dynamodb import keys
 from kudurru_server.storage.dynamodb.chunks import size_bytes
 from kudurru_server.storage.dynamodb.client import DynamoDatabase
@@ -63,7 +63,7 @@ class CountingDatabase:
         operation = getattr(self._real, name)
 
         async def counted(*arguments: object, **named: object) -> object:
-            with charged_to(Bill()) as bill:
+            with Bill() as bill:
                 answer = await operation(*arguments, **named)
             self._ledger.add(name, bill.read_units, bill.write_units)
             return answer
@@ -72,7 +72,7 @@ class CountingDatabase:
 
     async def query(self, question: Question, limit: int | None = None, start: Item | None = None) -> Page:
         """Count at least what the smallest read costs."""
-        with charged_to(Bill()) as bill:
+        with Bill() as bill:
             page = await self._real.query(question, limit, start)
         self._ledger.add("query", max(bill.read_units, 1.0 if question.consistent else 0.5), 0.0)
         return page

@@ -21,7 +21,7 @@ from kudurru_server.api.convert import Converter, same_content
 from kudurru_server.api.event_store import SERVICE, EventStoreApi
 from kudurru_server.api.health import Health
 from kudurru_server.api.neighbours import open_channels
-from kudurru_server.cost import Bill, charged_to
+from kudurru_server.cost import Bill
 from kudurru_server.engine.engine import Engine, run_engine
 from kudurru_server.engine.leadership import Neighbours
 from kudurru_server.metrics import Metrics
@@ -65,7 +65,7 @@ async def serve(settings: Settings) -> None:
         scraped = {}
         if settings.metrics_listen is not None:
             scraped["metrics"] = stack.enter_context(_serve_metrics(metrics, settings.metrics_listen))
-        stack.enter_context(charged_to(Bill(metrics.account("other"))))
+        stack.enter_context(Bill(metrics.account("other")))
         store = await stack.enter_async_context(open_store(settings, metrics.database_called))
         storage = ObservedStorage(store.storage, metrics)
         neighbours = None

@@ -7,21 +7,31 @@ for several at once, such as writing an entry of the log, is collected first and
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Protocol
+from typing import Protocol, Self
 
 Spend = Callable[[str, float, float], None]
 """Takes a table, and the read and the write units consumed in it."""
 
 
 class Bill:
-    """What a piece of work has cost so far; `account` is told of everything that is added to it."""
+    """What a piece of work has cost so far; `account` is told of everything that is added to it.
 
-    __slots__ = ("_account", "read_units", "write_units")
+    As a context manager, once: the block, and the tasks started in it, pay into it.
+    """
+
+    __slots__ = ("_account", "_before", "read_units", "write_units")
 
     def __init__(self, account: Spend | None = None) -> None:
         self._account = account
         self.read_units = 0.0
         self.write_units = 0.0
+
+    def __enter__(self) -> Self:
+        self._before = _bill.set(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _bill.reset(self._before)
 
     def add(self, table: str, read_units: float, write_units: float) -> None:
         """Add what was consumed in a table."""
@@ -59,16 +69,6 @@ def spend(table: str, read_units: float, write_units: float) -> None:
 
 
 @contextmanager
-def charged_to(bill: Bill) -> Iterator[Bill]:
-    """Let the block, and the tasks started in it, pay into `bill`."""
-    token = _bill.set(bill)
-    try:
-        yield bill
-    finally:
-        _bill.reset(token)
-
-
-@contextmanager
 def shared_by(payers: Iterable[Payer]) -> Iterator[None]:
     """Split what the block costs, also if it fails, among `payers` by their weights.
 
@@ -76,7 +76,7 @@ def shared_by(payers: Iterable[Payer]) -> Iterator[None]:
     """
     spent: list[tuple[str, float, float]] = []
     try:
-        with charged_to(Bill(lambda *units: spent.append(units))):
+        with Bill(lambda *units: spent.append(units)):
             yield
     finally:
         if spent:

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 from kudurru_server.api.convert import same_content
-from kudurru_server.cost import Bill, charged_to, current_bill, shared_by, spend
+from kudurru_server.cost import Bill, current_bill, shared_by, spend
 from kudurru_server.engine.engine import Engine, EngineOptions, run_engine
 from kudurru_server.engine.judge import Outcome
 from kudurru_server.errors import ConditionFailedError
@@ -55,7 +55,7 @@ class Node:
 
     async def append(self, *appends: Append) -> tuple[list[Outcome], Bill]:
         """Hand appends in together; return their outcomes and their bill."""
-        with charged_to(Bill(self._metrics.account("Append"))) as bill:
+        with Bill(self._metrics.account("Append")) as bill:
             return await self.engine.append(appends), bill
 
     def write_units(self, account: str) -> float:
@@ -155,10 +155,10 @@ async def test_tasks_pay_into_the_bill_of_what_started_them() -> None:
     async def work() -> None:
         spend("t", 0.5, 1.0)
 
-    with charged_to(Bill()) as outer:
+    with Bill() as outer:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(work())
-            with charged_to(Bill()) as inner:
+            with Bill() as inner:
                 tasks.create_task(work())
         assert current_bill() is outer
     assert (outer.read_units, outer.write_units) == (inner.read_units, inner.write_units) == (0.5, 1.0)

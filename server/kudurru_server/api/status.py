@@ -22,6 +22,8 @@ from kudurru_server.errors import (
 )
 
 DOMAIN = "kudurru"
+OK: str = grpc.StatusCode.OK.name
+"""The name of the status of a call that has not failed."""
 _CODES: dict[type[KudurruError], grpc.StatusCode] = {
     InvalidRequestError: grpc.StatusCode.INVALID_ARGUMENT,
     CursorOutOfRangeError: grpc.StatusCode.OUT_OF_RANGE,
@@ -80,7 +82,7 @@ def has_left(context: grpc.aio.ServicerContext[bytes, bytes], failure: BaseExcep
 def outcome_name(context: grpc.aio.ServicerContext[bytes, bytes], failure: BaseException | None) -> str:
     """Return the name of the status that a call ends with: CANCELLED if its caller does not wait for one."""
     if failure is None:
-        return grpc.StatusCode.OK.name
+        return OK
     if isinstance(failure, KudurruError):
         return _code(failure).name
     return (grpc.StatusCode.CANCELLED if has_left(context, failure) else grpc.StatusCode.INTERNAL).name

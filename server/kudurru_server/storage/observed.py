@@ -7,7 +7,7 @@ runs in.
 import time
 from collections.abc import Sequence
 
-from kudurru_server.cost import Bill, charged_to
+from kudurru_server.cost import Bill
 from kudurru_server.metrics import Metrics
 from kudurru_server.model import Entry
 from kudurru_server.storage.interface import Storage
@@ -51,10 +51,10 @@ class ObservedStorage:
         """See `Storage`; who needs not the latest entries only follows the log."""
         if latest:
             return await self._storage.entries(after)
-        with charged_to(Bill(self._following)):
+        with Bill(self._following):
             return await self._storage.entries(after, latest=False)
 
     async def apply(self, entries: Sequence[Entry]) -> None:
         """See `Storage`."""
-        with charged_to(Bill(self._applying)), self._metrics.apply_seconds.time():
+        with Bill(self._applying), self._metrics.apply_seconds.time():
             await self._storage.apply(entries)
