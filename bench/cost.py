@@ -254,7 +254,9 @@ async def conditions() -> str:
             condition = event_pb2.AppendCondition(fail_if_events_match=event_pb2.Query(items=[item]), after=after)
             await node.engine.append([_append([], condition)])
             rows.append([name, _number(node.ledger.read())])
-    return _table("Read units of an append with a condition older than the tail", ("a condition on", "read units"), rows)
+    return _table(
+        "Read units of an append with a condition older than the tail", ("a condition on", "read units"), rows
+    )
 
 
 # ── hours ──

@@ -51,6 +51,7 @@ class History:
         if query.items and all(item.tags for item in query.items):
             after, until = await self._cursor(span.after), await self._cursor(span.until)
             found = await self._tag_rows.read(query, Range(after, until, span.backwards), min(_TAG_PAGE, max_events))
+            self._learn(found.events)
             return _columns(found.events, found.reached).batch(max_events, max_bytes)
         return (await self._scan(query, span)).batch(max_events, max_bytes)
 
@@ -70,6 +71,11 @@ class History:
 
     async def _cursor(self, position: int) -> Cursor:
         return Cursor(await self._log.ticks_at(position), position) if position else Cursor(0, 0)
+
+    def _learn(self, events: Sequence[Stored]) -> None:
+        """Let who reads on from the last of these events find its ticks without a look into the log."""
+        if events:
+            self._log.learn_ticks(events[-1].position, events[-1].ticks)
 
     async def _from_log(self, span: Span) -> "_Columns":
         entries = await self._entries(span)
@@ -101,11 +107,14 @@ class History:
 
     async def _from_index(self, span: Span) -> "_Columns":
         first = span.after + 1
-        low, high = str(await self._cursor(first)), str(await self._cursor(span.until))
+        # Ticks never go back, so with those of the event before it lies above that one and not above `first`.
+        low = str(Cursor((await self._cursor(span.after)).ticks, first))
+        high = str(await self._cursor(span.until))
         for attempt in range(_INDEX_ATTEMPTS):
             items = await self._index.run(low, high, first, _INDEX_PAGE)
             if items:
                 events = await self._rows.complete([row_of(item) for item in items])
+                self._learn(events)
                 return _columns(events, events[-1].position)
             await self._pauses.before(attempt + 1)
             await self._index.refresh()

@@ -273,10 +273,15 @@ class Log:
         """Return the ticks of the event at `position`, which is in the log."""
         ticks = self._ticks.get(position)
         if ticks is None:
-            ticks = self._ticks[position] = (await self.place_at(position)).ticks
-            if len(self._ticks) > _KNOWN_PLACES:
-                self._ticks.pop(next(iter(self._ticks)))
+            ticks = (await self.place_at(position)).ticks
+            self.learn_ticks(position, ticks)
         return ticks
+
+    def learn_ticks(self, position: int, ticks: int) -> None:
+        """Remember the ticks of the event at `position`."""
+        self._ticks[position] = ticks
+        if len(self._ticks) > _KNOWN_PLACES:
+            self._ticks.pop(next(iter(self._ticks)))
 
     async def place_at(self, position: int) -> Place:
         """Return the entry that holds `position`, which is in the log."""
