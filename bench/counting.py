@@ -1,7 +1,8 @@
 """A database that counts what each operation consumes, as AWS bills it, and a plain layout to compare ours with.
 
 DynamoDB Local is believed but for what it misreports: it doubles the writes of a transaction once too often, also those
-of indexes, which are not doubled at all; and a query that finds nothing is free there.
+of indexes, which AWS does not double (measured there by others: nubo-db/dynoxide, pull request 188); and a query that
+finds nothing is free there.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
