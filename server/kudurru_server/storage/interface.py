@@ -104,10 +104,10 @@ class Storage(Protocol):
     async def history(self, query: Query, span: Span, max_events: int, max_bytes: int) -> Batch:
         """Return some of the events of `span` that match, in its order.
 
-        The batch ends with event `max_events`, which is as far as it looked then; or when it has reached `max_bytes`,
-        with that event or with some beside it that are together no more than 64 KiB; or earlier. `reached` says how far
-        it looked: every matching event from the beginning of the span to `reached` inclusive is in it. It always makes
-        progress, perhaps without an event.
+        The batch ends with event `max_events`, which it has then reached and no more; or when it has reached
+        `max_bytes`, with that event or with some beside it that are together no more than 64 KiB; or earlier. `reached`
+        says how far it looked: every matching event from the beginning of the span to `reached` inclusive is in it. It
+        always makes progress, perhaps without an event.
         """
         ...
 
