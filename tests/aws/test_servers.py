@@ -5,7 +5,7 @@ import os
 import random
 import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from kudurru._proto import event_store_service_pb2 as pb
@@ -13,9 +13,9 @@ from kudurru._proto import event_store_service_pb2 as pb
 from tests.aws.components import Component
 from tests.aws.fault_proxy import fault_proxy
 from tests.aws.faults import EVERYTHING, Faults
-from tests.e2e.client import Client, Refusal, connect, event, parsed
+from tests.e2e.client import UNKNOWN_OUTCOMES, Client, Refusal, connect, event, parsed
 from tests.e2e.ledger import Ledger, append_request
-from tests.e2e.load import Follower, load, until
+from tests.e2e.load import Follower, Workload, load, until
 from tests.server_process import ServerProcess, run_server, run_to_end
 
 _ACKNOWLEDGED = 150
@@ -73,6 +73,75 @@ async def test_a_network_that_loses_repeats_and_delays_breaks_no_promise(
             await _settle(ledger, other)
             await follower.catch_up(other)
             assert follower.frames == ledger.frames
+
+
+async def test_four_servers_that_race_die_and_sleep_record_one_history(
+    tmp_path: Path, environment: dict[str, str], dynamodb: Component
+) -> None:
+    ledger, followers, rng = Ledger(), [Follower() for _ in range(4)], random.Random(4)
+    make, done = Workload(rng, ledger), asyncio.Event()
+    async with AsyncExitStack() as stack:
+        proxy = await stack.enter_async_context(fault_proxy(dynamodb, seed=11))
+
+        async def start(number: int) -> tuple[ServerProcess, Client]:
+            how = {
+                "KUDURRU_DYNAMODB_INDEX_WRITES": ("transactions", "batches")[number % 2],
+                "KUDURRU_DYNAMODB_HISTORY": ("auto", "index")[number // 2],
+            }
+            running = run_server(tmp_path / str(number), env={**environment, **proxy.environment, **how})
+            server = await stack.enter_async_context(running)
+            return server, await stack.enter_async_context(connect(server.address))
+
+        async def acknowledged(more: int) -> None:
+            least = len(ledger.acknowledged) + more
+            await until(lambda: len(ledger.acknowledged) >= least, "answers", 60)
+
+        nodes = [await start(number) for number in range(4)]
+        proxy.faults = EVERYTHING
+        async with asyncio.TaskGroup() as tasks:
+            following = [tasks.create_task(_follow(nodes, at, follower)) for at, follower in enumerate(followers)]
+            for _ in range(16):
+                tasks.create_task(_append_anywhere(nodes, ledger, make, rng, done))
+            await acknowledged(_ACKNOWLEDGED // 2)
+            nodes[1][0].signal(signal.SIGSTOP)
+            await acknowledged(_ACKNOWLEDGED // 2)
+            await nodes[0][0].kill()
+            await acknowledged(_ACKNOWLEDGED // 2)
+            nodes[0] = await start(0)
+            nodes[1][0].signal(signal.SIGCONT)
+            await acknowledged(_ACKNOWLEDGED)
+            done.set()
+            for task in following:
+                task.cancel()
+        proxy.faults = Faults()
+        await proxy.settled()
+        await _settle(ledger, nodes[3][1])
+        for (_, client), follower in zip(nodes, followers, strict=True):
+            head = pb.ReadRequest(at_least=ledger.history.head)
+            assert await client.read(head) == (ledger.frames, ledger.history.head)
+            await follower.catch_up(client)
+            assert follower.frames == ledger.frames
+
+
+async def _follow(nodes: list[tuple[ServerProcess, Client]], at: int, follower: Follower) -> None:
+    """Follow at one node, for ever, also when another process has taken its place."""
+    while True:
+        await follower.follow(nodes[at][1])
+        await asyncio.sleep(0.05)
+
+
+async def _append_anywhere(
+    nodes: list[tuple[ServerProcess, Client]], ledger: Ledger, make: Workload, rng: random.Random, done: asyncio.Event
+) -> None:
+    """Append at any node, and while the outcome is unknown the same again at any node."""
+    while not done.is_set():
+        request = make()
+        while True:
+            answer = await rng.choice(nodes)[1].append(request, timeout_seconds=3.0)
+            if not isinstance(answer, Refusal) or answer.code not in UNKNOWN_OUTCOMES:
+                break
+            await asyncio.sleep(0.02)
+        ledger.note(request, answer)
 
 
 async def test_a_paused_server_delays_others_by_no_more_than_the_lease(
