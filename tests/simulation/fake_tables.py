@@ -1,6 +1,7 @@
 """The tables as the service keeps them: items with a short past, for reads that are late, and an index that lags."""
 
 import random
+import threading
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -58,6 +59,7 @@ class FakeTables:
     tokens: dict[str, tuple[object, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._turn = threading.Lock()  # a test may copy while another thread writes
         self._versions: dict[tuple[Table, Key], list[tuple[float, Item | None]]] = {}
         self._sks: dict[tuple[Table, str], list[str | int]] = {}
         self._index: dict[str, dict[str, list[_Indexed]]] = {}
@@ -69,10 +71,11 @@ class FakeTables:
         """Put an item in place of what is there, or delete it."""
         before = self.item(table, key)
         now = self.now()
-        versions = self._versions.setdefault((table, key), [])
-        if not versions:
-            insort(self._sks.setdefault((table, key.pk), []), key.sk)
-        versions.append((now, item))
+        with self._turn:
+            versions = self._versions.setdefault((table, key), [])
+            if not versions:
+                insort(self._sks.setdefault((table, key.pk), []), key.sk)
+            versions.append((now, item))
         if table is Table.EVENTS:
             self._show(before, item, now)
         effect = Effect(now, node, operation, table, key, before, item)
@@ -99,9 +102,11 @@ class FakeTables:
 
     def copy(self) -> "FakeTables":
         """Return the tables as they are now, without a past."""
+        with self._turn:
+            there = [(place, versions[-1][1]) for place, versions in self._versions.items()]
         now = FakeTables(self.now, self.chance, tokens=dict(self.tokens))
-        for (table, key), versions in list(self._versions.items()):  # a test may copy while another thread writes
-            if versions and (item := versions[-1][1]) is not None:
+        for (table, key), item in there:
+            if item is not None:
                 now.write("copy", "put", table, key, item)
         return now
 
