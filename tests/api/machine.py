@@ -112,6 +112,7 @@ class Machine(RuleBasedStateMachine):
     """Random clients of one server, or of several that share a store."""
 
     setup: Setup
+    unavailable = 0
 
     def __init__(self) -> None:
         super().__init__()
@@ -122,7 +123,6 @@ class Machine(RuleBasedStateMachine):
         self.streams: list[Stream] = []
         self.servers: list[ThreadedServer] = []
         self.latest = 0
-        self.unavailable = 0
         self.patch = pytest.MonkeyPatch()
         for module in ("tail", "applier"):
             self.patch.setattr(f"kudurru_server.engine.{module}.GENERATION_EVENTS", GENERATION_EVENTS)
@@ -184,7 +184,7 @@ class Machine(RuleBasedStateMachine):
                 is_fault = self.setup.has_faults and error.code() is grpc.StatusCode.UNAVAILABLE
                 if not is_fault or time.monotonic() > deadline:
                     raise
-                self.unavailable += 1
+                type(self).unavailable += 1
         raise AssertionError
 
     @property
@@ -448,11 +448,19 @@ class Machine(RuleBasedStateMachine):
             assert (answer.sortable_unique_id, answer.position) == (head, at)
 
 
-def run_machine(setup: Setup, max_examples: int) -> None:
-    """Run the machine; an example that fails is made smaller only where it is the same each time."""
+def run_machine(setup: Setup, max_examples: int) -> int:
+    """Run the machine, and return how many calls ended as unavailable.
+
+    An example that fails is made smaller only where it is the same each time.
+    """
     phases = [Phase.generate] if setup.nodes > 1 else list(Phase)
+
+    class Running(Machine):
+        """A machine with this setup."""
+
+    Running.setup = setup
     run_state_machine_as_test(
-        type("Machine", (Machine,), {"setup": setup}),
+        Running,
         settings=settings(
             max_examples=max_examples,
             stateful_step_count=40,
@@ -461,3 +469,4 @@ def run_machine(setup: Setup, max_examples: int) -> None:
             phases=phases,
         ),
     )
+    return Running.unavailable
