@@ -256,6 +256,13 @@ class Machine(RuleBasedStateMachine):
         if change in ("superset", "two"):
             self.sent.append(events)
 
+    @precondition(lambda self: self.setup.nodes > 1)
+    @rule(shape=shapes, wanted=conditions)
+    def append_and_repeat(self, shape: list[Any], wanted: list[Any]) -> None:
+        """Repeat at once and on other conditions, perhaps at a node that does not know of the append."""
+        self.append(shape, [], 0)
+        self.repeat(1000, "", wanted, 0)
+
     def send(self, events: list[Event], wanted: list[Any]) -> None:
         """Append, and hold the answer against the reference's."""
         conditions = [Condition(query, self.cursor(*cursor)) for query, cursor in wanted]

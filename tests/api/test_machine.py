@@ -10,4 +10,4 @@ def test_a_server_on_the_embedded_store_answers_as_the_reference_does() -> None:
 
 def test_two_nodes_on_tables_in_memory_answer_as_the_reference_does() -> None:
     backends = [lambda _: MemoryBackend(IN_TRANSACTIONS), lambda _: MemoryBackend(IN_BATCHES)]
-    run_machine(Setup(backends, nodes=2, follow_seconds=(0.005, 60.0), apply_delay_seconds=0.01), max_examples=60)
+    run_machine(Setup(backends, nodes=2, follow_seconds=(0.005, 60.0), apply_delay_seconds=0.01), max_examples=80)

@@ -44,7 +44,7 @@ def test_two_nodes_on_dynamodb_local_answer_as_the_reference_does(dynamodb: Comp
         lambda _: DynamoBackend(dynamodb, IN_TRANSACTIONS),
         lambda _: DynamoBackend(dynamodb, IN_BATCHES),
     ]
-    run_machine(Setup(backends, nodes=2, follow_seconds=(0.01, 60.0), apply_delay_seconds=0.01), max_examples=8)
+    run_machine(Setup(backends, nodes=2, follow_seconds=(0.01, 60.0), apply_delay_seconds=0.01), max_examples=6)
 
 
 def test_two_nodes_behind_a_network_with_faults_answer_as_the_reference_does(
@@ -56,5 +56,5 @@ def test_two_nodes_behind_a_network_with_faults_answer_as_the_reference_does(
         for options in impatient
     ]
     setup = Setup(backends, nodes=2, follow_seconds=(0.01, 0.5), apply_delay_seconds=0.01, has_faults=True)
-    assert run_machine(setup, max_examples=8) > 0
+    assert run_machine(setup, max_examples=6) > 0
     assert len(proxy.counts) > 8, proxy.counts
