@@ -3,7 +3,7 @@
 import random
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kudurru_server.cost import spend
 from kudurru_server.engine.engine import EngineOptions
@@ -17,10 +17,11 @@ from kudurru_server.storage.dynamodb.aws import Connection, open_client
 from kudurru_server.storage.dynamodb.client import OnCall, open_database
 from kudurru_server.storage.dynamodb.clock import ServerClock
 from kudurru_server.storage.dynamodb.database import Table
+from kudurru_server.storage.dynamodb.event_rows import ITEM_BYTES, largest_row_bytes
 from kudurru_server.storage.dynamodb.iam import policy
 from kudurru_server.storage.dynamodb.restore import Plan, Restored, open_restore
 from kudurru_server.storage.dynamodb.restore_rows import RestoreError
-from kudurru_server.storage.dynamodb.retries import DatabaseError
+from kudurru_server.storage.dynamodb.retries import DatabaseError, OperatorError
 from kudurru_server.storage.dynamodb.store import DynamoOptions
 from kudurru_server.storage.dynamodb.tables import TableDescription
 from kudurru_server.storage.dynamodb.trim import Trimming
@@ -81,6 +82,7 @@ async def _open_dynamodb(settings: Settings, on_call: OnCall) -> AsyncIterator[S
     chance = random.SystemRandom()
     async with AsyncExitStack() as stack:
         with _at_start():
+            _check_limits(settings)
             await _prepare_tables(settings)
             database = await stack.enter_async_context(
                 open_database(prefix, connection, clock=clock, on_capacity=_on_capacity, on_call=on_call)
@@ -121,6 +123,18 @@ def _dynamo_options(settings: Settings) -> DynamoOptions:
 
 def _on_capacity(_: str, table: Table, read_units: float, write_units: float) -> None:
     spend(table, read_units, write_units)
+
+
+def _check_limits(settings: Settings) -> None:
+    limits = settings.limits()
+    inline = replace(limits, data_bytes=min(limits.data_bytes, settings.s3_payload_threshold_bytes))
+    size = largest_row_bytes(inline)
+    if size > ITEM_BYTES:
+        raise OperatorError(
+            "LimitsTooHigh",
+            f"an event within the limits may take {size} bytes, and an item of DynamoDB holds {ITEM_BYTES}: "
+            "lower the payload threshold, or the limits of tags or metadata",
+        )
 
 
 async def _prepare_tables(settings: Settings) -> None:

@@ -4,12 +4,14 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any
 
 import aiohttp
 from aiobotocore.client import AioBaseClient
 from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
+from botocore.awsrequest import AWSPreparedRequest
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
@@ -32,6 +34,7 @@ from kudurru_server.storage.dynamodb.retries import (
 
 USER_AGENT = "kudurru-server"
 _KEEPALIVE_SECONDS = 30.0
+_PIECE_BYTES = 512 << 10
 _NO_ANSWER = (
     HTTPClientError,
     FlexibleChecksumError,
@@ -92,7 +95,14 @@ async def open_client(
                 )
             except ValueError as error:
                 raise OperatorError("InvalidEndpoint", f"the endpoint of {service} is not a URL") from error
+        client.meta.events.register("before-send", _in_pieces)
         yield client
+
+
+def _in_pieces(request: AWSPreparedRequest, **_: object) -> None:
+    """Let a large body be sent in pieces: aiohttp warns that it holds up the event loop otherwise."""
+    if isinstance(request.body, bytes) and len(request.body) > _PIECE_BYTES:
+        request.body = BytesIO(request.body)
 
 
 async def call(client: AioBaseClient, method: str, **request: object) -> dict[str, Any]:

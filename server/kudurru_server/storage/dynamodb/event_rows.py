@@ -7,7 +7,7 @@ from functools import partial
 from typing import TypeVar
 
 from kudurru_server.errors import StorageUnavailableError
-from kudurru_server.model import Cursor, Entry, Stored
+from kudurru_server.model import Cursor, Entry, Limits, Stored
 from kudurru_server.storage.dynamodb import keys
 from kudurru_server.storage.dynamodb.attributes import bytes_of, number_of, text_of, texts_of
 from kudurru_server.storage.dynamodb.database import Database, Item, Key, Table
@@ -19,6 +19,10 @@ from kudurru_server.storage.dynamodb.retries import DatabaseError, OperatorError
 _GET_MANY = 100
 _SMALL_FRAME_BYTES = 4096
 """A tag row carries the frame up to here, so that a read by tag needs no second look-up."""
+ITEM_BYTES = 409_600
+"""DynamoDB's limit, with the names of attributes."""
+_ROW_OVERHEAD_BYTES = 1_000  # keys, positions, ids, names of attributes, and what encoding adds once
+_PAIR_OVERHEAD_BYTES = 12  # what encoding adds to a tag or to a metadata pair
 _T = TypeVar("_T")
 
 
@@ -31,6 +35,14 @@ class Row:
     """What the frame lacks."""
     has_frame: bool
     """False: only the event's own row has the frame."""
+
+
+def largest_row_bytes(limits: Limits) -> int:
+    """Return how large the row of an event may become that is within the limits, a payload of `data_bytes` included."""
+    tags = limits.tags_per_event * (limits.tag_bytes + _PAIR_OVERHEAD_BYTES)
+    metadata = limits.metadata_bytes + limits.metadata_pairs * _PAIR_OVERHEAD_BYTES
+    frame = limits.data_bytes + limits.event_type_bytes + tags + metadata + limits.content_type_bytes
+    return frame + limits.event_type_bytes + tags + _ROW_OVERHEAD_BYTES
 
 
 def event_item(stored: Stored, cut: Cut | None, write_shard_count: int) -> Item:
