@@ -1,7 +1,7 @@
 # make demo   watch a year of flights stream through the store      make test   every check and test
 # make serve  run the server on ./kudurru-data                      make bench  measure
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-components check serve bench stubs lock clean
+.PHONY: help setup demo demo-dynamodb test test-components check serve bench stubs lock clean
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -41,6 +41,9 @@ test-components: setup ## the tests on real components: DynamoDB Local (java and
 
 demo: setup ## watch a year of flights stream through the store
 	$(PY) -m examples.flights
+
+demo-dynamodb: setup ## watch a month of them on DynamoDB Local (java and npm) and SeaweedFS
+	$(PY) -m examples.flights --dynamodb
 
 serve: setup ## run the server on ./kudurru-data
 	$(VENV)/bin/kudurru-server serve

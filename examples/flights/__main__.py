@@ -11,9 +11,12 @@ import typer
 from kudurru import KudurruError
 from rich.console import Console
 
+from examples.flights import stores
 from examples.flights.data import CACHE, DataError
 from examples.flights.demo import DisagreementError, run
 from examples.flights.processes import ProcessError
+from examples.flights.stores import Store
+from examples.local_aws.components import ComponentError
 
 _COLUMNS = 100
 _INTERRUPTED = 130  # as shells say it: 128 + SIGINT
@@ -21,6 +24,9 @@ _INTERRUPTED = 130  # as shells say it: 128 + SIGINT
 
 def main(
     flights: Annotated[int | None, typer.Option(min=1, help="Import only so many flights.")] = None,
+    dynamodb: Annotated[  # noqa: FBT002 - typer makes it a flag
+        bool, typer.Option("--dynamodb", help="Run on DynamoDB Local and SeaweedFS, and import January.")
+    ] = False,
     keep: Annotated[Path | None, typer.Option(help="Keep the store, in this new folder.")] = None,
 ) -> None:
     """Stream a year of flights through an event store: record, follow, read, decide."""
@@ -28,15 +34,22 @@ def main(
     console.width = min(console.width, _COLUMNS) if console.is_terminal else _COLUMNS
     if keep is not None and keep.exists():
         raise typer.BadParameter(f"{keep} is there already; the demo makes a new folder")
+    if keep is not None and dynamodb:
+        raise typer.BadParameter("--keep is for the embedded store")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     exit_code, tag = 0, ""
     CACHE.mkdir(parents=True, exist_ok=True)  # on the disk of the checkout: a temporary folder may be in memory
     with tempfile.TemporaryDirectory(prefix="store-", dir=CACHE) as temporary:
         try:
-            tag = asyncio.run(_run_until_signal(console, keep or Path(temporary), flights))
+            if dynamodb:
+                with stores.dynamodb() as store:
+                    asyncio.run(_run_until_signal(console, store, flights or stores.JANUARY_FLIGHTS))
+            else:
+                tag = asyncio.run(_run_until_signal(console, stores.embedded(keep or Path(temporary)), flights))
         except* (KeyboardInterrupt, asyncio.CancelledError):
             console.print("\nstopped")
             exit_code = _INTERRUPTED
-        except* (DataError, DisagreementError, KudurruError, OSError, ProcessError) as errors:
+        except* (ComponentError, DataError, DisagreementError, KudurruError, OSError, ProcessError) as errors:
             console.print(f"\n{_first(errors)}", style="red", markup=False)
             exit_code = 1
     if exit_code:
@@ -45,9 +58,9 @@ def main(
         _tell_what_is_kept(console, keep, tag)
 
 
-async def _run_until_signal(console: Console, data_dir: Path, limit: int | None) -> str:
+async def _run_until_signal(console: Console, store: Store, limit: int | None) -> str:
     """Run the demo; SIGTERM ends it as Ctrl-C does, with the server stopped and the store removed."""
-    running = asyncio.ensure_future(run(console, data_dir, limit))
+    running = asyncio.ensure_future(run(console, store, limit))
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, running.cancel)
     return await running
 

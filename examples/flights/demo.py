@@ -6,7 +6,6 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 
 import kudurru
 from kudurru import Appended, Event, EventStore, Query
@@ -19,9 +18,11 @@ from examples.flights.events import count_events, event_of, in_order
 from examples.flights.importer import EVENTS_PER_APPEND, append_in_order
 from examples.flights.processes import projecting, serving
 from examples.flights.progress import showing
+from examples.flights.stores import Store
 from examples.flights.year import Year
 
 _AGENTS = 20
+_LARGE_BYTES = 1_000_000
 
 
 class DisagreementError(Exception):
@@ -45,12 +46,12 @@ class Streamed:
     folded_seconds: float
 
 
-async def run(console: Console, data_dir: Path, limit: int | None) -> str:
+async def run(console: Console, where: Store, limit: int | None) -> str:
     """Run the whole demo.
 
     Args:
         console: Where it shows.
-        data_dir: Of the server, which makes a new store there.
+        where: The store of the server, which is empty.
         limit: Only so many flights; all of them if None.
 
     Returns:
@@ -59,14 +60,17 @@ async def run(console: Console, data_dir: Path, limit: int | None) -> str:
     Raises:
         DisagreementError: The projector's year is not that of the csv.
     """
-    console.print("[bold]Kudurru[/]: a year of flights from New York, through an event store\n")
+    many = "a year of flights" if limit is None else f"{limit:,} flights"
+    console.print(f"[bold]Kudurru[/]: {many} from New York, through an event store\n")
     with console.status("fetching and reading the flights"):
         archive = await asyncio.to_thread(fetch)
         flights = await asyncio.to_thread(lambda: list(islice(read_flights(archive), limit)))
         names = read_names(archive)
     show.fact(console, "data", f"{len(flights):,} flights of 2013, from {archive.name}")
-    async with serving(data_dir) as target, kudurru.connect(target) as store:
-        show.fact(console, "server", f"a process that listens on {target}, with an empty embedded store")
+    for name, text in where.notes:
+        show.fact(console, name, text)
+    async with serving(where) as target, kudurru.connect(target) as store:
+        show.fact(console, "server", f"a process that listens on {target}, with {where.title}")
         show.fact(console, "projector", "another process, subscribed to everything before the first event\n")
         streamed = await _stream(console, target, store, flights)
         expected = await asyncio.to_thread(lambda: check.count(islice(read_rows(archive), limit)))
@@ -76,7 +80,9 @@ async def run(console: Console, data_dir: Path, limit: int | None) -> str:
         tag = await _tell_a_day(console, store, streamed.year)
         await _depart_twice(console, target, store, flights)
         repeated = await _repeat(store, flights)
-    _summarize(console, len(flights), streamed, repeated, _bytes_in(data_dir))
+        if where.folder is None:
+            await _keep_large(console, store)
+    _summarize(console, len(flights), streamed, repeated, where)
     return tag
 
 
@@ -136,6 +142,18 @@ async def _depart_twice(console: Console, target: str, store: EventStore, flight
     )
 
 
+async def _keep_large(console: Console, store: EventStore) -> None:
+    """Record a payload that is too large for an item of DynamoDB, and read it back."""
+    data = b"manifest " * (_LARGE_BYTES // 9)
+    event = Event("ManifestFiled", data, tags=["manifest:1"])
+    await store.append([event])
+    (found,) = await store.read(Query.of(tags=["manifest:1"])).to_list()
+    if found.data != data:
+        raise DisagreementError("the payload that was read is not the one that was recorded")
+    show.heading(console, "A payload that is too large for an item of DynamoDB")
+    console.print(f"  {len(data):,} bytes were recorded and read back: they lie in the bucket, under their hash")
+
+
 async def _repeat(store: EventStore, flights: list[Flight]) -> int:
     """Append the first events of the import again, and return how many; the store knows them by their ids."""
     events = [event_of(happening) for happening in islice(in_order(flights), EVENTS_PER_APPEND)]
@@ -144,15 +162,14 @@ async def _repeat(store: EventStore, flights: list[Flight]) -> int:
     return len(events)
 
 
-def _summarize(console: Console, flights: int, streamed: Streamed, repeated: int, disk_bytes: int) -> None:
+def _summarize(console: Console, flights: int, streamed: Streamed, repeated: int, where: Store) -> None:
     events, year = streamed.events, streamed.year
     behind = streamed.folded_seconds - streamed.recorded_seconds
     show.heading(console, f"{flights:,} flights, {events:,} events")
     show.fact(
         console,
         "recorded",
-        f"in {streamed.recorded_seconds:.1f} s, {events / streamed.recorded_seconds:,.0f} events/s, "
-        "on disk before they were acknowledged",
+        f"in {streamed.recorded_seconds:.1f} s, {events / streamed.recorded_seconds:,.0f} events/s, " + where.recorded,
     )
     show.fact(
         console,
@@ -160,16 +177,10 @@ def _summarize(console: Console, flights: int, streamed: Streamed, repeated: int
         f"in {streamed.folded_seconds:.1f} s, {events / streamed.folded_seconds:,.0f} events/s, "
         f"the last one {behind * 1000:,.0f} ms after it was recorded",
     )
-    show.fact(
-        console, "stored", f"in {disk_bytes / 1e6:,.0f} MB, {disk_bytes / events:,.0f} bytes an event with its index"
-    )
+    show.fact(console, "stored", where.stored(events))
     show.fact(
         console,
         "checked",
         f"the fold of {len(year.carriers)} carriers and {len(year.aircraft):,} aircraft agrees with the csv",
     )
     show.fact(console, "repeated", f"the first {repeated:,} events were appended again, and are recorded once")
-
-
-def _bytes_in(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

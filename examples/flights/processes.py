@@ -8,10 +8,10 @@ import json
 import os
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from pathlib import Path
 
+from examples.flights.stores import Store
 from examples.flights.year import Year
 
 _START_SECONDS = 30
@@ -24,14 +24,17 @@ class ProcessError(Exception):
 
 
 @asynccontextmanager
-async def serving(data_dir: Path) -> AsyncIterator[str]:
-    """Run a server on a data dir and yield its address; at the end of the block it has ended.
+async def serving(store: Store) -> AsyncIterator[str]:
+    """Run a server on a store and yield its address; at the end of the block it has ended.
 
     Raises:
         ProcessError: It did not come to serve, or ended within the block.
     """
-    arguments = ["serve", "--listen", "127.0.0.1:0", "--data-dir", str(data_dir), "--log-format", "json"]
-    async with _running("kudurru_server", *arguments) as (server, _), asyncio.TaskGroup() as tasks:
+    arguments = ["serve", "--listen", "127.0.0.1:0", "--log-format", "json", *store.arguments]
+    async with (
+        _running("kudurru_server", *arguments, variables=store.environment) as (server, _),
+        asyncio.TaskGroup() as tasks,
+    ):
         try:
             async with asyncio.timeout(_START_SECONDS):
                 first = await server.readline()
@@ -107,13 +110,15 @@ async def projecting(target: str, folded: Callable[[int], None]) -> AsyncIterato
 
 
 @asynccontextmanager
-async def _running(module: str, *arguments: str) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+async def _running(
+    module: str, *arguments: str, variables: Mapping[str, str] | None = None
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("KUDURRU_")}
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", module, *arguments),
         stdin=PIPE,
         stdout=PIPE,
-        env=environment,
+        env=environment | dict(variables or {}),
         process_group=0,
         limit=_MAX_STATE_BYTES,
     )
