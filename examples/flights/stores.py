@@ -1,14 +1,12 @@
 """Where the demo's server keeps its events: in a folder, or in DynamoDB and S3 as they run on this machine."""
 
-import asyncio
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from aiobotocore.session import get_session
-
-from examples.local_aws.components import Component, dynamodb_local, seaweedfs
+from examples.local_aws.bucket import create_bucket
+from examples.local_aws.components import dynamodb_local, seaweedfs
 
 JANUARY_FLIGHTS = 27_004
 """The first of the csv: DynamoDB Local is a stand-in of one thread, on which the whole year would take minutes."""
@@ -54,7 +52,7 @@ def dynamodb() -> Iterator[Store]:
         ComponentError: one of them cannot be fetched, or does not start.
     """
     with dynamodb_local() as tables, seaweedfs() as bucket:
-        asyncio.run(_create_bucket(bucket))
+        create_bucket(bucket, _BUCKET)
         yield Store(
             "empty tables and an empty bucket",
             "in the log's table before they were acknowledged",
@@ -71,15 +69,3 @@ def dynamodb() -> Iterator[Store]:
                 "KUDURRU_S3_BUCKET": _BUCKET,
             },
         )
-
-
-async def _create_bucket(bucket: Component) -> None:
-    variables = bucket.environment
-    async with get_session().create_client(
-        "s3",
-        endpoint_url=bucket.endpoint,
-        region_name=variables["AWS_REGION"],
-        aws_access_key_id=variables["AWS_ACCESS_KEY_ID"],
-        aws_secret_access_key=variables["AWS_SECRET_ACCESS_KEY"],
-    ) as client:
-        await client.create_bucket(Bucket=_BUCKET)
