@@ -158,6 +158,7 @@ async def test_a_log_that_is_deleted_and_made_again_takes_no_append_of_a_server_
 async def test_rows_that_are_gone_are_not_taken_for_rows_that_never_were(
     tmp_path: Path, environment: dict[str, str], table: Table
 ) -> None:
+    environment = {**environment, "KUDURRU_DYNAMODB_LEASE_SECONDS": "0.5"}
     unless = event_pb2.AppendCondition(fail_if_events_match=query(((), ["t:old"])))
     old = append_request([event("Old", "t:old")])
     async with run_server(tmp_path, env=environment) as server, connect(server.address) as client:

@@ -97,6 +97,7 @@ class Node:
             follow_busy_seconds=0.025,
             follow_idle_seconds=0.1,
             apply_delay_seconds=self.nature.apply_delay_seconds,
+            keep_above_bytes=self.nature.dynamo.payload_threshold_bytes if self.nature.blobs else None,
             clock=self.clock,
         )
         retention = self.nature.retention_seconds

@@ -61,7 +61,7 @@ async def test_what_does_not_pass_names_the_bucket_and_the_reason(service: Servi
     with pytest.raises(StorageUnavailableError, match=r"the bucket b cannot be used: PutObject .*\(SlowDown\)"):
         await put(service, IMPATIENT_SECONDS)
     service.will(refusal("AccessDenied", 403))
-    with pytest.raises(StorageUnavailableError, match=r"the bucket b cannot be used: .*\(AccessDenied\)"):
+    with pytest.raises(StorageUnavailableError, match=r"the bucket b cannot be used: PutObject .*\(AccessDenied\)"):
         await put(service)
 
 
