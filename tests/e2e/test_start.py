@@ -12,6 +12,7 @@ from kudurru._proto import event_store_service_pb2 as pb
 
 from tests.e2e.client import connect, event, query
 from tests.e2e.ledger import Ledger, append_request
+from tests.e2e.load import until
 from tests.e2e.small_disk import small_disk
 from tests.server_process import ServerNotServingError, run_server, run_to_end
 
@@ -130,6 +131,7 @@ async def test_an_index_that_is_deleted_or_damaged_is_made_again(tmp_path: Path)
         for _ in range(9):
             request = append_request([event("Small", "tag:1") for _ in range(_EVENTS_PER_APPEND)])
             ledger.note(request, await client.append(request))
+        await until(lambda: any(index.glob("*.run")), "index")
     (first, *_) = sorted(index.glob("*.run"))
     damaged = bytearray(first.read_bytes())
     for damage in (damaged[: len(damaged) // 2], b"", os.urandom(len(damaged))):
