@@ -184,7 +184,11 @@ def _start(folder: Path, command: Sequence[str], variables: Mapping[str, str]) -
 
 
 def run_to_end(
-    *arguments: str, env: Mapping[str, str] | None = None, cwd: Path | None = None, within: Sequence[str] = ()
+    *arguments: str,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    within: Sequence[str] = (),
+    seconds: float = _END_SECONDS,
 ) -> Ended:
     """Run the server's command line with arguments that make it end by itself.
 
@@ -197,7 +201,7 @@ def run_to_end(
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=_END_SECONDS,
+            timeout=seconds,
             check=False,
             cwd=cwd,
             env=environment(env),

@@ -1,4 +1,4 @@
-"""The seven operations on DynamoDB Local."""
+"""The nine operations on DynamoDB Local."""
 
 import uuid
 from collections.abc import AsyncIterator
@@ -152,6 +152,22 @@ async def test_the_index_answers_in_order_page_by_page(database: DynamoDatabase)
         )
         items = [item for _, item in events[5:35]]
         assert await every(database, question, 7) == (items if forward else items[::-1])
+
+
+async def test_a_scan_finds_everything_page_by_page(database: DynamoDatabase) -> None:
+    large: Item = {"pk": "a", "body": bytes(300_000)}
+    for number in range(8):
+        await database.put(Table.LOG, {**large, "n": number})
+    items: list[Item] = []
+    pages, more = 0, None
+    while True:
+        page = await database.scan(Table.LOG, ("n", "body"), more)
+        pages, items, more = pages + 1, items + page.items, page.more
+        if more is None:
+            break
+    assert pages > 1
+    assert sorted(str(item["n"]) for item in items) == [str(number) for number in range(8)]
+    assert all(item.keys() == {"n", "body"} for item in items)
 
 
 async def test_many_are_got_at_once(database: DynamoDatabase) -> None:
