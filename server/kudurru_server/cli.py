@@ -160,7 +160,7 @@ def _restore(settings: Settings, *, yes: bool) -> None:
         out.print(f"rows above position {plan.head.position} will be deleted")
         out.print(f"rows of {plan.number - plan.floor} entries above {plan.floor}, the floor, will be written again")
         if plan.behind:
-            out.print(f"log entries behind a gap will be deleted: {', '.join(map(str, plan.behind))}")
+            out.print(f"log entries behind a gap will be deleted: {', '.join(map(str, sorted(plan.behind)))}")
         return yes or typer.confirm("restore?")
 
     done = _run(restore_tables(settings, agree))

@@ -216,9 +216,7 @@ async def restore_tables(settings: Settings, agree: Callable[[Plan], bool]) -> R
             connection = _connection(settings)
             database = await stack.enter_async_context(open_database(settings.dynamodb_table_prefix, connection))
             blobs = await stack.enter_async_context(_open_bucket(settings)) if settings.s3_bucket else None
-            restore = await stack.enter_async_context(
-                open_restore(database, blobs, _dynamo_options(settings), chance=chance)
-            )
+            restore = await open_restore(database, blobs, _dynamo_options(settings), chance=chance)
         plan = await restore.plan()
         return await restore.run(plan, chance.randbytes(8).hex()) if agree(plan) else None
 

@@ -19,6 +19,7 @@ async def environment(dynamodb: Component, s3: Component) -> dict[str, str]:
         "KUDURRU_STORAGE": "dynamodb",
         "KUDURRU_DYNAMODB_TABLE_PREFIX": prefix,
         "KUDURRU_DYNAMODB_CREATE_TABLES": "true",
+        "KUDURRU_DYNAMODB_LOG_RETENTION_HOURS": "24",
         "KUDURRU_S3_BUCKET": prefix.strip("-"),
         "KUDURRU_S3_PAYLOAD_THRESHOLD_BYTES": "20000",
         "KUDURRU_TAIL_BYTES": str(1 << 20),

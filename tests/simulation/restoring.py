@@ -110,8 +110,8 @@ class Restoring:
         return failure
 
     async def _once(self, database: FakeDatabase, options: DynamoOptions, chance: random.Random) -> None:
-        async with open_restore(database, self._blobs, options, chance=chance) as restoring:
-            await restoring.run(await restoring.plan(), chance.randbytes(8).hex())
+        restoring = await open_restore(database, self._blobs, options, chance=chance)
+        await restoring.run(await restoring.plan(), chance.randbytes(8).hex())
 
 
 def watch_of(tables: FakeTables) -> RowsWatch:

@@ -8,10 +8,12 @@ from typing import cast
 
 import pytest
 from kudurru_server.errors import DataDirectoryError, StorageUnavailableError
-from kudurru_server.model import Entry, parts
+from kudurru_server.model import parts
 from kudurru_server.storage.dynamodb import keys
 from kudurru_server.storage.dynamodb.database import Database, Item, Key, Table
-from kudurru_server.storage.dynamodb.restore import Plan, Restored, open_restore
+from kudurru_server.storage.dynamodb.layout import Layout
+from kudurru_server.storage.dynamodb.log import Log
+from kudurru_server.storage.dynamodb.restore import Plan, Restore, Restored, open_restore
 from kudurru_server.storage.dynamodb.restore_rows import RestoreError
 from kudurru_server.storage.dynamodb.roll_forward import RollForward
 from kudurru_server.storage.dynamodb.store import DynamoOptions, DynamoStorage, open_storage
@@ -44,9 +46,9 @@ async def opened(stack: AsyncExitStack, tables: FakeTables) -> DynamoStorage:
 
 
 async def restore(tables: FakeTables, database: Database | None = None) -> tuple[Plan, Restored]:
-    async with open_restore(database or database_of(tables), None, OPTIONS, chance=random.Random(1)) as restoring:
-        plan = await restoring.plan()
-        return plan, await restoring.run(plan, random.randbytes(8).hex())
+    restoring = await open_restore(database or database_of(tables), None, OPTIONS, chance=random.Random(1))
+    plan = await restoring.plan()
+    return plan, await restoring.run(plan, random.randbytes(8).hex())
 
 
 class Past:
@@ -176,19 +178,52 @@ async def test_entries_behind_a_gap_are_named_and_deleted() -> None:
     await goes_on(tables, past, 3)
 
 
-async def test_a_server_at_work_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_hole_in_the_middle_of_the_log_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kudurru_server.storage.dynamodb.restore._MOST_BEHIND", 2)
     past = await Past().live()
     tables = past.at(5, 5, 5)
-    real = RollForward.write
+    tables.write("damage", "delete", Table.LOG, keys.log_key(2, 4), None)
+    before = tables.everything(Table.LOG)
+    with pytest.raises(RestoreError, match="log entry 2 is missing, but 3 stand behind it"):
+        await restore(tables)
+    assert tables.everything(Table.LOG) == before
 
-    async def move(self: RollForward, entries: list[Entry]) -> None:
+
+@pytest.mark.parametrize("moment", [(Restore, "plan"), (Layout, "begin_restore"), (RollForward, "write")])
+async def test_a_server_at_work_is_noticed(monkeypatch: pytest.MonkeyPatch, moment: tuple[type, str]) -> None:
+    past = await Past().live()
+    tables = past.at(5, 5, 5)
+    holder, name = moment
+    real = getattr(holder, name)
+
+    async def move(*arguments: object) -> object:
+        done = await real(*arguments)
         applied = tables.item(Table.LOG, keys.meta_key("applied")) or {}
         beat = {"beat": int(str(applied["beat"])) + 1}
         tables.write("server", "update", Table.LOG, keys.meta_key("applied"), {**applied, **beat})
-        await real(self, entries)
+        return done
 
-    monkeypatch.setattr(RollForward, "write", move)
+    monkeypatch.setattr(holder, name, move)
     with pytest.raises(RestoreError, match="a server was at work"):
+        await restore(tables)
+
+
+async def test_a_server_that_writes_while_the_log_is_read_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    past = await Past().live()
+    tables = past.at(4, 4, 4)
+    entry_item = past.then[5][Table.LOG][keys.log_key(5, 4)]
+    real = Log.catch_up
+    calls = 0
+
+    async def catch_up(self: Log) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            tables.write("server", "put", Table.LOG, keys.log_key(5, 4), entry_item)
+        await real(self)
+
+    monkeypatch.setattr(Log, "catch_up", catch_up)
+    with pytest.raises(RestoreError, match="a server is at work"):
         await restore(tables)
 
 

@@ -10,7 +10,6 @@ Everything here may be cut off anywhere and begun again. Until it is done, `META
 import asyncio
 import random
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from kudurru_server.errors import StorageUnavailableError
@@ -32,6 +31,8 @@ from kudurru_server.storage.dynamodb.trim import read_floor
 _APPLIED = keys.meta_key("applied")
 _LATE_SECONDS = 10.0
 """A request whose answer was lost may take effect so late: what it deletes, a server may have written again by then."""
+_MOST_BEHIND = 1000
+"""Partitions are restored to the same second, in which a log does not grow by more; a larger gap is another damage."""
 _SHOWN = 20
 """Positions of missing events that an error names."""
 
@@ -47,7 +48,9 @@ class Plan:
     """The last entry."""
     head: Cursor
     behind: tuple[int, ...]
-    """Entries that stand behind a gap after the last one. They never were answered for, and are deleted."""
+    """Entries behind a gap after the last one, which the partitions of the log were restored with; they are deleted."""
+    applied: Item | None
+    """The record of the watermark: if it moves, a server is at work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +95,10 @@ class Restore:
         await self._log.catch_up()
         if self._log.number != number or await self._applied() != applied:
             raise RestoreError("a server is at work on these tables: stop every server first")
-        return Plan(floor, begin, number, head, tuple([one async for one in self._behind(number)]))
+        behind = tuple([one async for one in self._behind(number)])
+        if len(behind) > _MOST_BEHIND:
+            raise RestoreError(f"log entry {number + 1} is missing, but {len(behind)} stand behind it: restore the log")
+        return Plan(floor, begin, number, head, behind, applied)
 
     async def run(self, plan: Plan, name: str) -> Restored:
         """Do what the plan says; `name` is no other restore's.
@@ -101,7 +107,6 @@ class Restore:
             RestoreError: events are missing that no entry of the log has any more; or a server was at work meanwhile.
             StorageUnavailableError: the log is damaged, or there is no answer.
         """
-        applied = await self._applied()
         await self._layout.begin_restore(name)
         for number in plan.behind:
             await self._delete_entry(number)
@@ -110,7 +115,7 @@ class Restore:
         events = await rows.events()
         self._refuse_gaps(events, plan)
         deleted = await rows.tags(events)
-        await self._end(plan, events, applied)
+        await self._end(plan, events)
         return Restored(plan.number - plan.floor, events.deleted, deleted)
 
     async def _write_again(self, plan: Plan) -> None:
@@ -143,14 +148,15 @@ class Restore:
         missing = list(events.missing(_SHOWN))
         if missing:
             raise RestoreError(
-                f"events are missing, and their log entries (up to {plan.floor}) are trimmed: restore the table of"
+                f"events are missing whose log entries (up to {plan.floor}) are trimmed: restore the table of"
                 f" events to a later time; positions {', '.join(map(str, missing))}"
                 f"{' and more' if len(missing) == _SHOWN else ''}"
             )
         if events.twice:
             raise RestoreError(f"the table of events is of another store: position {events.twice} has two events")
 
-    async def _end(self, plan: Plan, events: Remains, before: Item | None) -> None:
+    async def _end(self, plan: Plan, events: Remains) -> None:
+        before = plan.applied
         beat = 1 if before is None else number_of(before, "beat") + 1
         item: Item = {
             "pk": _APPLIED.pk,
@@ -173,11 +179,10 @@ class Restore:
         return await self._rows.asking(lambda: self._database.get(Table.LOG, _APPLIED, consistent=True))
 
 
-@asynccontextmanager
 async def open_restore(
     database: Database, blobs: Blobs | None, options: DynamoOptions, *, chance: random.Random
-) -> AsyncIterator[Restore]:
-    """Open the tables of `database`, which no server uses.
+) -> Restore:
+    """Return what restores the tables of `database`, which no server uses.
 
     Raises:
         DataDirectoryError: they hold no store, or one of another format.
@@ -204,4 +209,4 @@ async def open_restore(
             poll_seconds=options.poll_seconds,
         ),
     )
-    yield Restore(database, rows, log, layout, roll, lease_seconds=options.lease_seconds)
+    return Restore(database, rows, log, layout, roll, lease_seconds=options.lease_seconds)
