@@ -28,7 +28,7 @@ def test_promises_hold(name: str, seed: int) -> None:
         events += result.events
         trimmed += result.trimmed
     assert events > schedules
-    assert trimmed
+    assert trimmed or schedules < 10
 
 
 def test_a_seed_is_a_schedule(seed: int) -> None:
