@@ -76,7 +76,6 @@ class Restoring:
             self.problems.append(f"the restore ended with {ended!r}")
             return left
         self.is_whole = True
-        await asyncio.sleep(20)  # until the index shows everything
         self.problems += [f"after the restore: {problem}" for problem in check_rows(self._tables, left)]
         return left
 
