@@ -54,6 +54,7 @@ async def test_a_repetition_is_recognised_by_a_node_that_is_behind_before_its_co
         one, other = nodes.engines
         await other.append([append(event("A", "t"))])
         repeated = event("B")
+        await one.append([append(event("C"))])
         (first,) = await one.append([append(repeated)])
         (again,) = await other.append([append(repeated, conditions=[unless(((), ("t",)))])])
         assert isinstance(first, Appended)

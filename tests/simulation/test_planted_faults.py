@@ -144,7 +144,7 @@ def with_any_token_taken_for_ours(patch: pytest.MonkeyPatch) -> None:
 
 
 def without_ticks_that_rise(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("kudurru_server.engine.group_commit.max", lambda clock, _head: clock, raising=False)
+    patch.setattr("kudurru_server.engine.commit.max", lambda clock, _head: clock, raising=False)
 
 
 def with_conditions_seen_from_the_tail_only(patch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 import structlog
 
-from kudurru_server.errors import KudurruError
+from kudurru_server.errors import KudurruError, StorageUnavailableError
 
 _logger = structlog.get_logger()
 
@@ -19,6 +19,14 @@ class Complaint:
         if error.reason != self._reason:
             self._reason = error.reason
             _logger.warning(self._event, reason=error.reason, error=error.message)
+
+    def answer(self, error: Exception) -> KudurruError:
+        """Log why the store did not do what it was asked to, and return what callers are told."""
+        if isinstance(error, KudurruError):
+            self.fails(error)
+            return error
+        _logger.error(self._event, exc_info=error)
+        return StorageUnavailableError("a fault of the server; its log says more")
 
     def works(self) -> None:
         """Take note of a success."""

@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, 
 from dataclasses import dataclass
 
 from kudurru_server.engine.applier import recover, run_applier
+from kudurru_server.engine.commit import Commit
 from kudurru_server.engine.cursors import Cursors
 from kudurru_server.engine.follower import Follower
 from kudurru_server.engine.group_commit import GroupCommit
@@ -78,14 +79,18 @@ class Engine:
         self._cursors = Cursors(self._tail, storage, self._follower)
         self._reader = Reader(self._tail, storage)
         self._leadership = Leadership(neighbours)
+        lookups = Lookups(self._tail, storage, self._cursors)
+        judge = Judge(self._tail, self._cursors, same_content)
+        commit = Commit(
+            storage, self._tail, lookups, judge, self._follower, leadership=self._leadership, clock=options.clock
+        )
         self._commit = GroupCommit(
             storage,
             self._tail,
-            Lookups(self._tail, storage, self._cursors),
-            Judge(self._tail, self._cursors, same_content),
+            lookups,
             self._follower,
+            commit,
             leadership=self._leadership,
-            clock=options.clock,
             pending_bytes=options.pending_bytes,
             unapplied_bytes=options.unapplied_bytes,
             entry_bytes=options.entry_bytes,

@@ -71,19 +71,21 @@ class Follower:
             return await self._load(latest=latest)
 
     async def take_in_news(self) -> bool:
-        """Take in what others have recorded, and tell whether there was anything; the caller has the turn.
+        """Take in what others have recorded, to its end; tell whether there was anything. The caller has the turn.
 
         Raises:
             StorageUnavailableError: the log could not be read.
         """
-        return await self._load(latest=True)
+        found = False
+        while await self._load(latest=True):
+            found = True
+        return found
 
     async def catch_up_after_lost_put(self) -> None:
         """Take in what other nodes have put, to its end and however long it takes; the caller has the turn."""
         while True:
             try:
-                while await self._load(latest=True):
-                    pass
+                await self.take_in_news()
             except StorageUnavailableError as error:
                 self._complaint.fails(error)
                 await asyncio.sleep(_RETRY_SECONDS)
