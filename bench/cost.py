@@ -27,7 +27,7 @@ from kudurru_server.storage.dynamodb.store import DynamoOptions, DynamoStorage, 
 from kudurru_server.storage.interface import Span
 
 from bench.counting import CountingDatabase, Ledger, PlainLayout
-from tests.aws.components import dynamodb_local
+from examples.local_aws.components import dynamodb_local
 
 _EVENT_BYTES = 300
 _TAG_COUNTS = (0, 1, 2, 4)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import urllib.request
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -15,9 +16,10 @@ _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 
 class Server:
-    """A real server on a fresh store, on the disk this runs on."""
+    """A real server, unless its settings say otherwise on a fresh store on the disk this runs on."""
 
-    def __init__(self) -> None:
+    def __init__(self, **settings: str) -> None:
+        self._settings = {f"KUDURRU_{name.upper()}": value for name, value in settings.items()}
         self.data_dir = Path(tempfile.mkdtemp(prefix="bench-", dir=".cache"))
 
     def __enter__(self) -> Self:
@@ -27,11 +29,14 @@ class Server:
     def start(self) -> None:
         """Start it, or start it again, and wait until it serves."""
         command = [sys.executable, "-m", "kudurru_server", "serve", "--listen", "127.0.0.1:0", "--log-format", "json"]
+        command += ["--data-dir", str(self.data_dir), "--metrics-listen", "127.0.0.1:0"]
         self._process = subprocess.Popen(  # noqa: S603 - our own server
-            [*command, "--data-dir", str(self.data_dir)], stdout=subprocess.PIPE, text=True
+            command, stdout=subprocess.PIPE, text=True, env={**os.environ, **self._settings}
         )
         assert self._process.stdout is not None  # noqa: S101 - for the type checker
-        self.address: str = json.loads(self._process.stdout.readline())["listen"]
+        serving = json.loads(self._process.stdout.readline())
+        self.address: str = serving["listen"]
+        self._metrics: str = serving["metrics"]
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._process.send_signal(signal.SIGTERM)
@@ -42,6 +47,12 @@ class Server:
         """End it as a power cut would."""
         self._process.kill()
         self._process.wait()
+
+    def metric(self, name: str) -> float:
+        """Return a value of its metrics, by the name with its labels; 0 if it has not been counted."""
+        with urllib.request.urlopen(f"http://{self._metrics}/metrics") as answer:
+            lines = answer.read().decode().splitlines()
+        return next((float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"{name} ")), 0.0)
 
     @property
     def cpu_seconds(self) -> float:

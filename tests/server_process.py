@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -112,6 +113,14 @@ class ServerProcess:
         """Return its log so far; a line cut short by a kill is left out."""
         lines = self._stdout.read_text().splitlines(keepends=True)
         return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def metrics(self) -> dict[str, float]:
+        """Return the samples by name and labels, as Prometheus gets them; it must run with `--metrics-listen`."""
+        (serving,) = (line for line in self.log() if line["event"] == "serving")
+        with urllib.request.urlopen(f"http://{serving['metrics']}/metrics", timeout=10) as answer:
+            text = answer.read().decode()
+        lines = (line.rpartition(" ") for line in text.splitlines() if not line.startswith("#"))
+        return {name: float(value) for name, _, value in lines}
 
     def stderr(self) -> str:
         """Return what it wrote to standard error so far."""

@@ -2,7 +2,6 @@
 
 import re
 import socket
-import urllib.request
 from pathlib import Path
 
 import grpc
@@ -17,17 +16,8 @@ from tests.server_process import run_server, run_to_end
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "metrics.md"
 
 
-def scrape(address: str) -> dict[str, float]:
-    """Return the samples by name and labels, as Prometheus gets them."""
-    with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
-        text = answer.read().decode()
-    lines = (line.rpartition(" ") for line in text.splitlines() if not line.startswith("#"))
-    return {name: float(value) for name, _, value in lines}
-
-
 async def test_a_server_shows_what_it_has_done(tmp_path: Path) -> None:
     async with run_server(tmp_path, "--metrics-listen", "127.0.0.1:0") as server:
-        (serving,) = (line for line in server.log() if line["event"] == "serving")
         async with grpc.aio.insecure_channel(server.address) as channel:
             stub = make_stub(channel)
             request = pb.AppendRequest(events=[event("A"), event("A")])
@@ -39,7 +29,7 @@ async def test_a_server_shows_what_it_has_done(tmp_path: Path) -> None:
                 pass
             subscription = stub.Subscribe(pb.SubscribeRequest())
             await subscription.read()
-            samples = scrape(serving["metrics"])
+            samples = server.metrics()
             subscription.cancel()
         assert samples['kudurru_calls_total{code="OK",method="Append"}'] == 2
         assert samples['kudurru_calls_total{code="FAILED_PRECONDITION",method="Append"}'] == 1

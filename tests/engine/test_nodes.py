@@ -97,3 +97,15 @@ async def test_rows_are_written_by_another_node_when_the_one_that_wrote_them_is_
         await nodes.engines[other].append([append(event("B"))])
         await until(lambda: nodes.engines[other]._tail.applied == 2)  # noqa: SLF001
         nodes.databases[int(holder)].faults = CALM
+
+
+async def test_a_read_from_a_time_leaves_out_what_is_older_though_the_node_only_learns_of_it_now() -> None:
+    early, late = (replace(FORGETFUL, clock=lambda at=at: NOON + at * TICKS_PER_SECOND) for at in (0, 9))  # type: ignore[misc]
+    async with cluster(3, 8, early, late, FORGETFUL) as nodes, asyncio.timeout(PATIENCE_SECONDS):
+        first, second, reader = nodes.engines
+        await first.append([append(event("Old", event_id=uuid7(NOON)))])
+        (outcome,) = await second.append([append(event("New", event_id=uuid7(NOON)))])
+        assert isinstance(outcome, Appended)
+        last = Cursor(outcome.ticks, outcome.first)
+        span, head = await reader.span(Cursor(NOON + TICKS_PER_SECOND, 0), last, backwards=False)
+        assert (span.after, span.until, head) == (1, 2, last)

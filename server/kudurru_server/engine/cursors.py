@@ -33,14 +33,18 @@ class Cursors:
         at_border = cursor.position == tail.left.position
         return self._checked(cursor, field, tail.left.ticks if at_border else tail.ticks_at(cursor.position))
 
+    async def follow(self, cursor: Cursor) -> None:
+        """Take in what there is up to a cursor, which another node may have shown."""
+        if cursor.position > self._tail.head.position:
+            await self._follower.catch_up(cursor.position)
+
     async def position(self, cursor: Cursor, field: str) -> int:
         """Return the position that `cursor` stands right after, with a look into the store if it is old.
 
         Raises:
             CursorOutOfRangeError: it lies beyond the head or contradicts the event at its position.
         """
-        if cursor.position > self._tail.head.position:
-            await self._follower.catch_up(cursor.position)
+        await self.follow(cursor)
         position = self.in_tail(cursor, field)
         if position is not None:
             return position

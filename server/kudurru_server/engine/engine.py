@@ -11,6 +11,7 @@ import heapq
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 from kudurru_server.engine.applier import recover, run_applier
 from kudurru_server.engine.commit import Commit
@@ -182,10 +183,11 @@ class Engine:
         Raises:
             CursorOutOfRangeError: a cursor is not one of this store.
         """
+        await self._cursors.follow(after if until is None else max(after, until, key=attrgetter("position")))
+        head = self.head
         low = await self._cursors.position(after, "after")
-        high = None if until is None else await self._cursors.position(until, "until")
-        head = self.head  # a cursor of another node has moved it
-        if high is None or high >= head.position:
+        high = head.position if until is None else await self._cursors.position(until, "until")
+        if high >= head.position:
             return Span(low, head.position, backwards), head
         return Span(low, high, backwards), await self._cursors.at(high)
 
