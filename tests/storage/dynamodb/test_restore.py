@@ -245,3 +245,26 @@ async def test_a_body_that_is_missing_above_the_floor_is_named() -> None:
     tables.write("damage", "put", Table.LOG, keys.log_key(3, 4), bare)
     with pytest.raises(StorageUnavailableError, match="log entry 3 has no body, and its event at position 4 no row"):
         await restore(tables)
+
+
+@pytest.mark.parametrize("log", [0, 2, 4])
+async def test_a_server_does_not_start_on_a_log_that_is_older_than_the_events(log: int) -> None:
+    past = await Past().live()
+    tables = past.at(log, 5, 5)
+    async with AsyncExitStack() as stack:
+        with pytest.raises(StorageUnavailableError, match=r"event 7 has rows, .* run `kudurru-server tables restore`"):
+            await opened(stack, tables)
+    await restore(tables)
+    async with AsyncExitStack() as stack:
+        storage = await opened(stack, tables)
+        assert (await storage.head()).position == sum(map(len, past.events[:log]))
+
+
+async def test_a_server_does_not_start_without_a_log_beside_events() -> None:
+    past = await Past().live()
+    tables = past.at(0, 5, 5)
+    tables.write("damage", "delete", Table.LOG, Key("META#layout", 0), None)
+    for _ in range(20):  # some pages of the index are empty and not the last
+        async with AsyncExitStack() as stack:
+            with pytest.raises(StorageUnavailableError, match="there are events, but no log"):
+                await opened(stack, tables)

@@ -1,7 +1,7 @@
 """The derived rows of events: what they look like, and what is read from them."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
@@ -10,7 +10,7 @@ from kudurru_server.errors import StorageUnavailableError
 from kudurru_server.model import Cursor, Entry, Limits, Stored
 from kudurru_server.storage.dynamodb import keys
 from kudurru_server.storage.dynamodb.attributes import bytes_of, number_of, text_of, texts_of
-from kudurru_server.storage.dynamodb.database import Database, Item, Key, Table
+from kudurru_server.storage.dynamodb.database import Database, Item, Key, Page, Question, Table
 from kudurru_server.storage.dynamodb.entry_item import Place
 from kudurru_server.storage.dynamodb.outages import Outages
 from kudurru_server.storage.dynamodb.payloads import Cut, Payloads
@@ -160,6 +160,24 @@ class EventRows:
         frames = [row.stored.frame for row in rows]
         await self._payloads.put_back(frames, cuts)
         return [replace(row.stored, frame=frame) for row, frame in zip(rows, frames, strict=True)]
+
+    async def page(self, question: Question, limit: int | None = None, start: Item | None = None) -> Page:
+        """Return the next page of an answer that is not empty, or the last."""
+        while True:
+            page = await self.asking(partial(self._database.query, question, limit, start))
+            if page.items or page.more is None:
+                return page
+            start = page.more
+
+    async def answer(self, question: Question) -> AsyncIterator[Item]:
+        """Yield every item of an answer."""
+        page = await self.page(question)
+        while True:
+            for item in page.items:
+                yield item
+            if page.more is None:
+                return
+            page = await self.page(question, start=page.more)
 
     async def asking(self, call: Callable[[], Awaitable[_T]]) -> _T:
         """Ask until there is an answer.

@@ -1,7 +1,5 @@
 """What all nodes must agree on, in `META#layout`: written once, by whoever comes first, and read by everyone else."""
 
-from functools import partial
-
 from kudurru_server.errors import DataDirectoryError, StorageUnavailableError
 from kudurru_server.storage.dynamodb import keys
 from kudurru_server.storage.dynamodb.attributes import number_of, text_of
@@ -90,7 +88,7 @@ class Layout:
         for shard in range(shards):
             pk, low, high = keys.shard_pk(shard), keys.FIRST_CURSOR, keys.LAST_CURSOR
             question = Question(Table.EVENTS, pk, low, high, index=keys.ALL_EVENTS)
-            if (await self._rows.asking(partial(self._database.query, question, 1))).items:
+            if (await self._rows.page(question, 1)).items:
                 return True
         return False
 

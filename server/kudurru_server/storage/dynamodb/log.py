@@ -285,6 +285,13 @@ class Log:
 
     async def place_at(self, position: int) -> Place:
         """Return the entry that holds `position`, which is in the log."""
+        place = await self.find(position)
+        if place is None:
+            raise StorageUnavailableError(f"position {position} is not in the log")
+        return place
+
+    async def find(self, position: int) -> Place | None:
+        """Return the entry that holds `position`; None if the log does not reach so far."""
         at = bisect_right(self._known, (position - 1, 1 << 62))
         last, number = self._known[at - 1]
         low = number + 1
@@ -301,7 +308,7 @@ class Log:
             else:
                 self._learn(place.last, place.number)
                 return place
-        raise StorageUnavailableError(f"position {position} is not in the log")
+        return None
 
     async def position_before(self, ticks: int, until: int) -> int:
         """Return the last position up to `until` of lower ticks; 0 if there is none."""

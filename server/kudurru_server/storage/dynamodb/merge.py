@@ -9,13 +9,12 @@ the run ends where one is.
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain
 from operator import itemgetter
 
 from kudurru_server.storage.dynamodb import keys
 from kudurru_server.storage.dynamodb.attributes import number_of, text_of
-from kudurru_server.storage.dynamodb.database import Database, Item, Question, Table
+from kudurru_server.storage.dynamodb.database import Item, Question, Table
 from kudurru_server.storage.dynamodb.event_rows import EventRows
 from kudurru_server.storage.dynamodb.layout import Layout
 
@@ -25,7 +24,6 @@ _position = itemgetter("position")
 @dataclass(slots=True)
 class _Shard:
     question: Question
-    start: Item | None = None
     is_finished: bool = False
     reached: str = ""
     """The last id it has given."""
@@ -34,8 +32,7 @@ class _Shard:
 class IndexReader:
     """Reads runs of events from the index of all events."""
 
-    def __init__(self, database: Database, rows: EventRows, layout: Layout) -> None:
-        self._database = database
+    def __init__(self, rows: EventRows, layout: Layout) -> None:
         self._rows = rows
         self._layout = layout
 
@@ -61,14 +58,11 @@ class IndexReader:
         await self._layout.refresh()
 
     async def _page(self, shard: _Shard, page_items: int) -> list[Item]:
-        items: list[Item] = []
-        while not items and not shard.is_finished:  # a page may be empty and not the last
-            page = await self._rows.asking(partial(self._database.query, shard.question, page_items, shard.start))
-            items = page.items
-            shard.start, shard.is_finished = page.more, page.more is None
-        if items:
-            shard.reached = text_of(items[-1], "sortable_unique_id")
-        return items
+        page = await self._rows.page(shard.question, page_items)
+        shard.is_finished = page.more is None
+        if page.items:
+            shard.reached = text_of(page.items[-1], "sortable_unique_id")
+        return page.items
 
 
 def complete(pages: Sequence[Sequence[Item]], border: str) -> list[Item]:

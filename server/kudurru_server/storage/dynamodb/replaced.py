@@ -11,9 +11,10 @@ import asyncio
 from kudurru_server.errors import StorageUnavailableError
 from kudurru_server.model import parts
 from kudurru_server.storage.dynamodb import keys
-from kudurru_server.storage.dynamodb.attributes import number_of
-from kudurru_server.storage.dynamodb.database import Database, Table
+from kudurru_server.storage.dynamodb.attributes import number_of, text_of
+from kudurru_server.storage.dynamodb.database import Database, Item, Question, Table
 from kudurru_server.storage.dynamodb.event_rows import EventRows
+from kudurru_server.storage.dynamodb.layout import Layout
 from kudurru_server.storage.dynamodb.log import Log
 from kudurru_server.storage.dynamodb.roll_forward import RollForward
 
@@ -38,8 +39,9 @@ class _Turn:
 class Replaced:
     """Checks that tables are the ones that were there before."""
 
-    def __init__(self, database: Database, log: Log, rows: EventRows, roll: RollForward) -> None:
+    def __init__(self, database: Database, log: Log, rows: EventRows, roll: RollForward, layout: Layout) -> None:
         self._database = database
+        self._layout = layout
         self._log = log
         self._rows = rows
         self._roll = roll
@@ -69,6 +71,29 @@ class Replaced:
             if applied.number:
                 await self._check_rows_of(applied.number)
             self._rows_turn.done(missing)
+
+    async def check_end(self) -> None:
+        """Return if no event has a row and is not in the log.
+
+        Raises:
+            StorageUnavailableError: one has: the log was restored to an earlier time than the events.
+        """
+        last = await asyncio.gather(*map(self._last_row, range(self._layout.write_shard_count)))
+        position = max((number_of(row, "position") for row in last if row is not None), default=0)
+        if position and await self._log.find(position) is None:
+            raise StorageUnavailableError(
+                f"event {position} has rows, but the log does not reach so far: it was restored to an earlier time; "
+                "run `kudurru-server tables restore`"
+            )
+
+    async def _last_row(self, shard: int) -> Item | None:
+        pk, low, high = keys.shard_pk(shard), keys.FIRST_CURSOR, keys.LAST_CURSOR
+        question = Question(Table.EVENTS, pk, low, high, index=keys.ALL_EVENTS, forward=False)
+        page = await self._rows.page(question, 1)
+        if not page.items:
+            return None
+        key = keys.event_key(text_of(page.items[0], "event_id"))  # which the index may still show when it is deleted
+        return await self._rows.asking(lambda: self._database.get(Table.EVENTS, key, consistent=True))
 
     async def _check_rows_of(self, number: int) -> None:
         place = await self._log.place(number)

@@ -22,7 +22,7 @@ from kudurru_server.storage.dynamodb.event_rows import EventRows
 from kudurru_server.storage.dynamodb.layout import Layout
 from kudurru_server.storage.dynamodb.log import Log, LogOptions
 from kudurru_server.storage.dynamodb.payloads import Payloads
-from kudurru_server.storage.dynamodb.restore_rows import Remains, RestoreError, RowsRestore, answers
+from kudurru_server.storage.dynamodb.restore_rows import Remains, RestoreError, RowsRestore
 from kudurru_server.storage.dynamodb.retries import Pauses
 from kudurru_server.storage.dynamodb.roll_forward import RollForward, RollOptions
 from kudurru_server.storage.dynamodb.store import DynamoOptions
@@ -135,7 +135,7 @@ class Restore:
             for first in range(low, min(high, low + self._log.stripes - 1) + 1):  # one number on each stripe
                 pk = keys.log_pk(first, self._log.stripes)
                 question = Question(Table.LOG, pk, low, high, consistent=True, attributes=("n",))
-                async for item in answers(self._database, self._rows, question):
+                async for item in self._rows.answer(question):
                     yield number_of(item, "n")
             low = high + 1
 

@@ -141,18 +141,13 @@ class RowsRestore:
     async def _forget_groups(self) -> None:
         """Delete the names of groups without tags."""
         question = Question(Table.TAGS, keys.GROUPS_PK, "#", keys.HIGHEST_NAME, consistent=True)
-        async for item in answers(self._database, self._rows, question):
+        async for item in self._rows.answer(question):
             pk = keys.group_pk(text_of(item, "sk")[1:])
             if not await self._any(Question(Table.TAGS, pk, keys.LOWEST_NAME, keys.HIGHEST_NAME, consistent=True)):
                 await self._delete(Table.TAGS, [item])
 
     async def _any(self, question: Question) -> bool:
-        start = None
-        while True:
-            page = await self._rows.asking(partial(self._database.query, question, 1, start))
-            if page.items or page.more is None:
-                return bool(page.items)
-            start = page.more
+        return bool((await self._rows.page(question, 1)).items)
 
     def _is_above(self, item: Item) -> bool:
         return number_of(item, "position") > self._head.position
@@ -169,18 +164,6 @@ class RowsRestore:
     async def _delete(self, table: Table, items: Sequence[Item]) -> None:
         found = [Key(text_of(item, "pk"), text_of(item, "sk")) for item in items]
         await asyncio.gather(*(self._rows.asking(partial(self._database.delete, table, key)) for key in found))
-
-
-async def answers(database: Database, rows: EventRows, question: Question) -> AsyncIterator[Item]:
-    """Yield every item of the answer to a question."""
-    start = None
-    while True:
-        page = await rows.asking(partial(database.query, question, None, start))
-        for item in page.items:
-            yield item
-        start = page.more
-        if start is None:
-            return
 
 
 def _name(item: Item, prefix: str) -> str | None:

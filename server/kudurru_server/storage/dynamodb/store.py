@@ -79,6 +79,7 @@ class DynamoStorage:
         applied = await self._roll.look()
         self._log.begin(applied.number, applied.cursor)
         await self._replaced.check_rows()
+        await self._replaced.check_end()
 
     async def head(self) -> Cursor:
         """See `Storage`."""
@@ -199,8 +200,8 @@ async def open_storage(
             poll_seconds=options.poll_seconds,
         ),
     )
-    tag_rows = TagRows(database, rows)
-    index = IndexReader(database, rows, layout)
+    tag_rows = TagRows(rows)
+    index = IndexReader(rows, layout)
     history = History(log, rows, tag_rows, index, pauses, prefer_index=options.prefer_index)
     storage = DynamoStorage(
         log=log,
@@ -211,7 +212,7 @@ async def open_storage(
         roll=roll,
         leader_record=DynamoLeaderRecord(database, rows),
         payloads=payloads,
-        replaced=Replaced(database, log, rows, roll),
+        replaced=Replaced(database, log, rows, roll, layout),
     )
     await storage.begin()
     async with nullcontext() if trimming is None else Trimmer(database, rows, log, roll, trimming).running():

@@ -3,12 +3,11 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from functools import partial
 
 from kudurru_server.model import Cursor, Query, QueryItem, Stored, matches
 from kudurru_server.storage.dynamodb import keys
 from kudurru_server.storage.dynamodb.attributes import number_of, text_of
-from kudurru_server.storage.dynamodb.database import Database, Question, Table
+from kudurru_server.storage.dynamodb.database import Question, Table
 from kudurru_server.storage.dynamodb.event_rows import EventRows, Row, row_of
 
 
@@ -32,8 +31,7 @@ class Found:
 class TagRows:
     """Reads the rows of tags, consistently."""
 
-    def __init__(self, database: Database, rows: EventRows) -> None:
-        self._database = database
+    def __init__(self, rows: EventRows) -> None:
         self._rows = rows
 
     async def read(self, query: Query, span: Range, limit: int) -> Found:
@@ -65,28 +63,21 @@ class TagRows:
         """Return a page of a tag's rows and the position it reaches."""
         low, high = keys.tag_span(span.after, span.until)
         question = Question(Table.TAGS, keys.tag_pk(tag), low, high, forward=not span.backwards, consistent=True)
-        start = None
-        while True:
-            page = await self._rows.asking(partial(self._database.query, question, limit, start))
-            if page.more is None:
-                end = span.after.position + 1 if span.backwards else span.until.position
-                return [row_of(item) for item in page.items], end
-            if page.items:
-                return [row_of(item) for item in page.items], number_of(page.items[-1], "position")
-            start = page.more
+        page = await self._rows.page(question, limit)
+        if page.more is None:
+            reached = span.after.position + 1 if span.backwards else span.until.position
+        else:
+            reached = number_of(page.items[-1], "position")
+        return [row_of(item) for item in page.items], reached
 
     async def count(self, tag: str, until: Cursor) -> int:
         """Return how many events up to `until` have the tag."""
         low, high = keys.tag_span(Cursor(0, 0), until)
         question = Question(Table.TAGS, keys.tag_pk(tag), low, high, consistent=True, attributes=("position",))
         count = 0
-        start = None
-        while True:
-            page = await self._rows.asking(partial(self._database.query, question, None, start))
-            count += len(page.items)
-            start = page.more
-            if start is None:
-                return count
+        async for _ in self._rows.answer(question):
+            count += 1
+        return count
 
     async def listed(self, group: str | None, after: str | None, limit: int) -> list[str]:
         """Return the names of tags by group and then by tag, as `Storage.tags` does."""
@@ -114,11 +105,5 @@ class TagRows:
 
     async def _names(self, pk: str, low: str) -> AsyncIterator[str]:
         question = Question(Table.TAGS, pk, low, keys.HIGHEST_NAME, consistent=True, attributes=("sk",))
-        start = None
-        while True:
-            page = await self._rows.asking(partial(self._database.query, question, None, start))
-            for item in page.items:
-                yield text_of(item, "sk")
-            start = page.more
-            if start is None:
-                return
+        async for item in self._rows.answer(question):
+            yield text_of(item, "sk")
