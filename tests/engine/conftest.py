@@ -9,8 +9,7 @@ GENERATION = 3
 
 @pytest.fixture(autouse=True)
 def tiny_generations(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("tail", "applier"):
-        monkeypatch.setattr(f"kudurru_server.engine.{module}.GENERATION_EVENTS", GENERATION)
+    monkeypatch.setattr("kudurru_server.engine.tail.GENERATION_EVENTS", GENERATION)
 
 
 @pytest.fixture

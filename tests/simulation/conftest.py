@@ -8,7 +8,6 @@ import structlog
 
 _TINY = {
     "engine.tail.GENERATION_EVENTS": 3,
-    "engine.applier.GENERATION_EVENTS": 3,
     "engine.leadership._LOST_PUTS": 1,
     "storage.dynamodb.keys.SEGMENT_ENTRIES": 7,
     "storage.dynamodb.log._AHEAD": 4,

@@ -286,17 +286,18 @@ def limit_pages(storage: SqliteStorage, pages: int) -> None:
     writer.execute(f"PRAGMA max_page_count = {pages}")
 
 
-async def test_recovery_applies_whole_generations_and_loads_the_rest(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("limit_bytes", "applied"), [(1 << 20, 4), (300, 18)])
+async def test_recovery_loads_what_is_not_applied_and_applies_first_what_is_too_much(
+    folder: Path, limit_bytes: int, applied: int
 ) -> None:
-    monkeypatch.setattr("kudurru_server.engine.applier.GENERATION_EVENTS", 3)
     await put_and_apply(folder, 20, apply_up_to=4)
     async with open_storage(folder) as storage:
         tail = Tail(1 << 20)
-        await recover(storage, tail, 1 << 20)
+        await recover(storage, tail, limit_bytes)
         assert tail.head.position == 20
         assert tail.start == await storage.applied() + 1
-        assert tail.applied >= 18
+        assert tail.applied == await storage.applied()
+        assert applied <= tail.applied <= applied + 2
 
 
 async def test_an_event_id_made_to_collide_with_a_tag_hides_no_event_from_a_condition(folder: Path) -> None:

@@ -8,7 +8,7 @@ import asyncio
 import structlog
 
 from kudurru_server.engine.complaint import Complaint
-from kudurru_server.engine.tail import GENERATION_BYTES, GENERATION_EVENTS, Tail
+from kudurru_server.engine.tail import Tail
 from kudurru_server.errors import KudurruError
 from kudurru_server.model import START, Cursor, Entry
 from kudurru_server.storage.interface import Storage
@@ -18,34 +18,25 @@ _logger = structlog.get_logger()
 
 
 async def recover(storage: Storage, tail: Tail, unapplied_limit_bytes: int) -> None:
-    """Apply what a crash left behind, and load the rest of the log into the tail.
+    """Load what a crash left without derived rows into the tail; of more than it may hold, write the rows first.
 
     Raises:
-        StorageUnavailableError: the log cannot be read; or the derived rows cannot be written, and what they lack is
-            more than the tail may hold.
+        StorageUnavailableError: the log cannot be read; or there is more than the tail may hold, and its rows cannot be
+            written.
     """
     position = await storage.applied()
     left = Cursor(await storage.ticks_at(position), position) if position else START
     pending: list[Entry] = []
     size = 0
-    failure: KudurruError | None = None
     while entries := await storage.entries(position):
         for entry in entries:
             pending.append(entry)
             size += sum(map(len, entry.frames))
             position = entry.last
-            complete = position - left.position >= GENERATION_EVENTS or size >= GENERATION_BYTES
-            if complete and failure is None:
-                try:
-                    await storage.apply(pending)
-                except KudurruError as error:
-                    failure = error
-                    _logger.warning("apply_failed", reason=error.reason, error=error.message)
-                    continue
+            if size > unapplied_limit_bytes:
+                await storage.apply(pending)
                 left = Cursor(entry.ticks, position)
                 pending, size = [], 0
-            if failure is not None and size > unapplied_limit_bytes:
-                raise failure
     tail.begin(left, await storage.highest_id())
     for entry in pending:
         tail.load(entry)
