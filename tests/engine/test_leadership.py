@@ -116,7 +116,7 @@ async def test_a_leader_that_nobody_needs_any_more_stops_beating() -> None:
         async with busy(nodes.engines):
             await until(lambda: network.handed_over > 5)
         record = nodes.tables.item(Table.LOG, keys.meta_key("leader"))
-        await asyncio.sleep(3 * LEASE_SECONDS)
+        await asyncio.sleep(4 * LEASE_SECONDS)
         last = nodes.tables.item(Table.LOG, keys.meta_key("leader"))
         await asyncio.sleep(2 * LEASE_SECONDS)
         assert record is not None

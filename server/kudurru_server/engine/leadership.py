@@ -20,6 +20,7 @@ from kudurru_server.storage.interface import Leader, LeaderRecord
 
 _PUTS = 10
 _LOST_PUTS = 3  # of the last ten: a rare one is cheaper than a leader
+_TERM_LEASES = 3  # a silent leader is replaced after one, and that must not be the end of it
 _logger = structlog.get_logger()
 
 Forward = Callable[[str, Sequence[Append]], Awaitable[Sequence[Outcome]]]
@@ -103,11 +104,11 @@ class Leadership:
                 self._contended.clear()
 
     async def _serve_a_term(self, neighbours: Neighbours) -> None:
-        """Lead or follow until nobody has had a use for it for the time of a lease."""
+        """Lead or follow until nobody has had a use for it for a while."""
         lease_seconds = neighbours.lease_seconds
         self.used()
         seen, since = await neighbours.record.look(), _now()
-        while _now() - self._used_at < lease_seconds:
+        while _now() - self._used_at < _TERM_LEASES * lease_seconds:
             leads = seen is not None and seen.address == neighbours.address
             is_stale = seen is None or _now() - since >= lease_seconds
             now: Leader | None
