@@ -11,7 +11,7 @@ _TINY = {
     "engine.leadership._LOST_PUTS": 1,
     "storage.dynamodb.keys.SEGMENT_ENTRIES": 7,
     "storage.dynamodb.log._AHEAD": 4,
-    "storage.dynamodb.log._KNOWN_PLACES": 8,
+    "storage.dynamodb.log_reader._KNOWN_PLACES": 8,
     "storage.dynamodb.log.PART_BYTES": 300,
     "storage.dynamodb.entry_item.PART_BYTES": 300,
     "storage.dynamodb.entry_item._ENTRY_BYTES": 1_600,

@@ -13,8 +13,7 @@ from kudurru_server.storage.dynamodb import keys
 from kudurru_server.storage.dynamodb.database import Database, Item, Key, Table
 from kudurru_server.storage.dynamodb.entry_item import has_body
 from kudurru_server.storage.dynamodb.event_rows import EventRows
-from kudurru_server.storage.dynamodb.layout import Layout
-from kudurru_server.storage.dynamodb.log import Log, LogOptions
+from kudurru_server.storage.dynamodb.log_reader import LogReader
 from kudurru_server.storage.dynamodb.payloads import Payloads
 from kudurru_server.storage.dynamodb.retries import Pauses
 from kudurru_server.storage.dynamodb.roll_forward import RollForward, RollOptions
@@ -105,8 +104,7 @@ def trimmer(
     """Return the trimmer of a node that holds the lease, which is the one that wrote the rows unless given."""
     pauses, payloads = Pauses(random.Random(1)), Payloads(None, 1 << 20)
     rows = EventRows(database, payloads, pauses, 1.0)
-    options = LogOptions(stripes=4, writer="w")
-    log = Log(database, payloads, rows, Layout(database, rows), options, chance=random.Random(1))
+    log = LogReader(database, payloads, rows, stripes=4)
     roll = RollForward(database, rows, payloads, pauses, RollOptions(holder or "", 4, "", True, 1, 0.0, 0.0))  # noqa: FBT003
     return Trimmer(database, rows, log, roll, Trimming(retention_seconds, lambda: now))
 
@@ -201,7 +199,7 @@ async def test_a_reader_whose_entry_is_trimmed_under_its_hands_takes_the_rows() 
         storage = await opened(stack, tables)
         item = log_items(tables)[2]
         await trimmer(database_of(tables), holder=holder(tables)).step()
-        read_again = await storage._log.entry(item)  # noqa: SLF001
+        read_again = await storage._log.reader.entry(item)  # noqa: SLF001
         assert columns([read_again]) == columns(given[2:3])
 
 

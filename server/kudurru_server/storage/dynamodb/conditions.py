@@ -8,7 +8,7 @@ from kudurru_server.storage.dynamodb.attributes import number_of, text_of
 from kudurru_server.storage.dynamodb.database import Database, Table
 from kudurru_server.storage.dynamodb.event_rows import EventRows
 from kudurru_server.storage.dynamodb.history import History
-from kudurru_server.storage.dynamodb.log import Log
+from kudurru_server.storage.dynamodb.log_reader import LogReader
 from kudurru_server.storage.dynamodb.tag_rows import Range, TagRows
 from kudurru_server.storage.interface import Check, Span
 
@@ -18,7 +18,9 @@ _PAGE = 100
 class Conditions:
     """Answers checks, each item of a query by the rows that know most about it."""
 
-    def __init__(self, database: Database, rows: EventRows, tag_rows: TagRows, log: Log, history: History) -> None:
+    def __init__(
+        self, database: Database, rows: EventRows, tag_rows: TagRows, log: LogReader, history: History
+    ) -> None:
         self._database = database
         self._rows = rows
         self._tag_rows = tag_rows

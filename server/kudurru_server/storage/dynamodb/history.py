@@ -13,7 +13,7 @@ from itertools import accumulate, takewhile
 from kudurru_server.model import Batch, Cursor, Entry, Query, Stored, matches
 from kudurru_server.storage.dynamodb.entry_item import has_body, place_of
 from kudurru_server.storage.dynamodb.event_rows import EventRows, row_of
-from kudurru_server.storage.dynamodb.log import Log
+from kudurru_server.storage.dynamodb.log_reader import LogReader
 from kudurru_server.storage.dynamodb.merge import IndexReader
 from kudurru_server.storage.dynamodb.retries import Pauses
 from kudurru_server.storage.dynamodb.tag_rows import Range, TagRows
@@ -30,7 +30,7 @@ class History:
 
     def __init__(
         self,
-        log: Log,
+        log: LogReader,
         rows: EventRows,
         tag_rows: TagRows,
         index: IndexReader,

@@ -80,7 +80,7 @@ class Replaced:
         """
         last = await asyncio.gather(*map(self._last_row, range(self._layout.write_shard_count)))
         position = max((number_of(row, "position") for row in last if row is not None), default=0)
-        if position and await self._log.find(position) is None:
+        if position and await self._log.reader.find(position) is None:
             raise StorageUnavailableError(
                 f"event {position} has rows, but the log does not reach so far: it was restored to an earlier time; "
                 "run `kudurru-server tables restore`"
@@ -96,7 +96,7 @@ class Replaced:
         return await self._rows.asking(lambda: self._database.get(Table.EVENTS, key, consistent=True))
 
     async def _check_rows_of(self, number: int) -> None:
-        place = await self._log.place(number)
+        place = await self._log.reader.place(number)
         found = (await self._rows.find(place.ids[-1:])).get(place.ids[-1])
         if found is None:
             raise _lacking(Table.EVENTS, number)

@@ -20,7 +20,8 @@ from kudurru_server.storage.dynamodb.attributes import number_of
 from kudurru_server.storage.dynamodb.database import Absent, Database, Item, Question, Same, Table
 from kudurru_server.storage.dynamodb.event_rows import EventRows
 from kudurru_server.storage.dynamodb.layout import Layout
-from kudurru_server.storage.dynamodb.log import Log, LogOptions
+from kudurru_server.storage.dynamodb.log import Log
+from kudurru_server.storage.dynamodb.log_reader import LogReader
 from kudurru_server.storage.dynamodb.payloads import Payloads
 from kudurru_server.storage.dynamodb.restore_rows import Remains, RestoreError, RowsRestore
 from kudurru_server.storage.dynamodb.retries import Pauses
@@ -86,7 +87,7 @@ class Restore:
         floor = (await read_floor(self._database, self._rows)).number
         begin, token = START, b""
         if floor:
-            place = await self._log.place(floor)
+            place = await self._log.reader.place(floor)
             begin, token = place.cursor, place.token
         self._log.begin(floor, begin, token)
         await self._log.catch_up()
@@ -132,15 +133,15 @@ class Restore:
         low = number + 1
         for _ in range(2):
             high = (low // keys.SEGMENT_ENTRIES + 1) * keys.SEGMENT_ENTRIES - 1
-            for first in range(low, min(high, low + self._log.stripes - 1) + 1):  # one number on each stripe
-                pk = keys.log_pk(first, self._log.stripes)
+            for first in range(low, min(high, low + self._log.reader.stripes - 1) + 1):  # one number on each stripe
+                pk = keys.log_pk(first, self._log.reader.stripes)
                 question = Question(Table.LOG, pk, low, high, consistent=True, attributes=("n",))
                 async for item in self._rows.answer(question):
                     yield number_of(item, "n")
             low = high + 1
 
     async def _delete_entry(self, number: int) -> None:
-        key = keys.log_key(number, self._log.stripes)
+        key = keys.log_key(number, self._log.reader.stripes)
         await self._rows.asking(lambda: self._database.delete(Table.LOG, key))
 
     @staticmethod
@@ -193,7 +194,8 @@ async def open_restore(
     rows = EventRows(database, payloads, pauses, options.patience_seconds)
     layout = Layout(database, rows)
     await layout.refresh()
-    log = Log(database, payloads, rows, layout, LogOptions(layout.stripes, "restore"), chance=chance)
+    reader = LogReader(database, payloads, rows, layout.stripes)
+    log = Log(database, payloads, rows, layout, reader, writer="restore", chance=chance)
     roll = RollForward(
         database,
         rows,

@@ -14,7 +14,8 @@ from kudurru_server.storage.dynamodb.event_rows import EventRows
 from kudurru_server.storage.dynamodb.history import History
 from kudurru_server.storage.dynamodb.layout import FORMAT, Layout
 from kudurru_server.storage.dynamodb.leader import DynamoLeaderRecord
-from kudurru_server.storage.dynamodb.log import Log, LogOptions
+from kudurru_server.storage.dynamodb.log import Log
+from kudurru_server.storage.dynamodb.log_reader import LogReader
 from kudurru_server.storage.dynamodb.merge import IndexReader
 from kudurru_server.storage.dynamodb.payloads import Payloads, payload_of_event
 from kudurru_server.storage.dynamodb.replaced import Replaced
@@ -114,7 +115,7 @@ class DynamoStorage:
         await self._roll.apply(entries, self._number_of)
 
     async def _number_of(self, entry: Entry) -> int:
-        return await self._log.number_at(entry.last)
+        return await self._log.reader.number_at(entry.last)
 
     async def history(self, query: Query, span: Span, max_events: int, max_bytes: int) -> Batch:
         """See `Storage`."""
@@ -135,18 +136,18 @@ class DynamoStorage:
 
     async def ticks_at(self, position: int) -> int:
         """See `Storage`."""
-        return await self._log.ticks_at(position)
+        return await self._log.reader.ticks_at(position)
 
     async def position_before(self, ticks: int, until: int) -> int:
         """See `Storage`."""
-        return await self._log.position_before(ticks, until)
+        return await self._log.reader.position_before(ticks, until)
 
     async def tag(self, tag: str, until: int, *, with_count: bool) -> TagSummary | None:
         """See `Storage`."""
         if not until:
             return None
         await self._replaced.check_rows()
-        end = Cursor(await self._log.ticks_at(until), until)
+        end = Cursor(await self._log.reader.ticks_at(until), until)
         query = Query((QueryItem(tags=(tag,)),))
         first = await self._tag_rows.read(query, Range(START, end), 1)
         last = await self._tag_rows.read(query, Range(START, end, backwards=True), 1)
@@ -184,7 +185,8 @@ async def open_storage(
     rows = EventRows(database, payloads, pauses, options.patience_seconds)
     layout = Layout(database, rows)
     await layout.agree(options.stripes, options.write_shard_count)
-    log = Log(database, payloads, rows, layout, LogOptions(layout.stripes, node), chance=chance)
+    reader = LogReader(database, payloads, rows, layout.stripes)
+    log = Log(database, payloads, rows, layout, reader, writer=node, chance=chance)
     roll = RollForward(
         database,
         rows,
@@ -202,18 +204,18 @@ async def open_storage(
     )
     tag_rows = TagRows(rows)
     index = IndexReader(rows, layout)
-    history = History(log, rows, tag_rows, index, pauses, prefer_index=options.prefer_index)
+    history = History(reader, rows, tag_rows, index, pauses, prefer_index=options.prefer_index)
     storage = DynamoStorage(
         log=log,
         rows=rows,
         tag_rows=tag_rows,
         history=history,
-        conditions=Conditions(database, rows, tag_rows, log, history),
+        conditions=Conditions(database, rows, tag_rows, reader, history),
         roll=roll,
         leader_record=DynamoLeaderRecord(database, rows),
         payloads=payloads,
         replaced=Replaced(database, log, rows, roll, layout),
     )
     await storage.begin()
-    async with nullcontext() if trimming is None else Trimmer(database, rows, log, roll, trimming).running():
+    async with nullcontext() if trimming is None else Trimmer(database, rows, reader, roll, trimming).running():
         yield storage

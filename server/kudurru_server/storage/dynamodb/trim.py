@@ -21,7 +21,7 @@ from kudurru_server.storage.dynamodb.attributes import number_of, text_of
 from kudurru_server.storage.dynamodb.database import Below, Database, Item, Present, Table
 from kudurru_server.storage.dynamodb.entry_item import BODY_ATTRIBUTES, PART_BYTES, has_body
 from kudurru_server.storage.dynamodb.event_rows import EventRows
-from kudurru_server.storage.dynamodb.log import Log
+from kudurru_server.storage.dynamodb.log_reader import LogReader
 from kudurru_server.storage.dynamodb.roll_forward import RollForward
 
 _ENTRIES = 200
@@ -65,7 +65,9 @@ async def read_floor(database: Database, rows: EventRows) -> Floor:
 class Trimmer:
     """Trims the log while this node is the one that writes the rows; a second one at the same time does no harm."""
 
-    def __init__(self, database: Database, rows: EventRows, log: Log, roll: RollForward, trimming: Trimming) -> None:
+    def __init__(
+        self, database: Database, rows: EventRows, log: LogReader, roll: RollForward, trimming: Trimming
+    ) -> None:
         self._database = database
         self._rows = rows
         self._log = log
