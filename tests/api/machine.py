@@ -124,8 +124,7 @@ class Machine(RuleBasedStateMachine):
         self.servers: list[ThreadedServer] = []
         self.latest = 0
         self.patch = pytest.MonkeyPatch()
-        for module in ("tail", "applier"):
-            self.patch.setattr(f"kudurru_server.engine.{module}.GENERATION_EVENTS", GENERATION_EVENTS)
+        self.patch.setattr("kudurru_server.engine.tail.GENERATION_EVENTS", GENERATION_EVENTS)
         self.patch.setattr("kudurru_server.storage.sqlite.index.FAN_OUT", FAN_OUT)
         self.stack = ExitStack()
         self.stack.callback(self.patch.undo)

@@ -35,8 +35,7 @@ async def small(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Small]:
     if request.param == "history":
-        for module in ("tail", "applier"):
-            monkeypatch.setattr(f"kudurru_server.engine.{module}.GENERATION_EVENTS", 2)
+        monkeypatch.setattr("kudurru_server.engine.tail.GENERATION_EVENTS", 2)
     now = NOON
     options = EngineOptions(tail_bytes=1, clock=lambda: now)
     async with held(serve(tmp_path / "data", options)) as stub:
