@@ -10,6 +10,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, ExitStack, contextmanager, suppress
+from secrets import token_hex
 from typing import Any
 
 import grpc
@@ -73,7 +74,7 @@ async def serve(settings: Settings) -> None:
             channels = await stack.enter_async_context(open_channels())
             lease_seconds = settings.dynamodb_lease_seconds
             own = settings.advertise and _with_port(settings.advertise, address)
-            neighbours = Neighbours(store.leader_record, channels.forward, own, lease_seconds)
+            neighbours = Neighbours(store.leader_record, channels.forward, token_hex(8), own, lease_seconds)
         running = run_engine(storage, same_content, store.engine_options, neighbours)
         engine = await stack.enter_async_context(running)
         _show(engine, metrics)
@@ -146,9 +147,17 @@ def bind(server: grpc.aio.Server, listen: str) -> str:
 
 
 def _with_port(advertised: str, bound: str) -> str:
-    """Return the advertised address; port 0 in it stands for that of the bound one."""
+    """Return the advertised address; port 0 in it stands for that of the bound one.
+
+    Raises:
+        ListenError: the bound one has none.
+    """
     host, _, port = advertised.rpartition(":")
-    return f"{host}:{bound.rpartition(':')[2]}" if port == "0" else advertised
+    if port != "0":
+        return advertised
+    if bound.startswith("unix:"):
+        raise ListenError(f"cannot advertise {advertised}: a Unix socket has no port")
+    return f"{host}:{bound.rpartition(':')[2]}"
 
 
 @contextmanager

@@ -171,6 +171,18 @@ class TagSummary:
 
 
 @dataclass(frozen=True, slots=True)
+class Leader:
+    """Who leads, as it was written last."""
+
+    name: str
+    """Of the node, and of no other that ever was."""
+    address: str
+    """Where the other nodes reach it."""
+    beat: int = 0
+    """Counts the writes: one that changes is a sign of life."""
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """What a request may ask for. Sizes count bytes of UTF-8."""
 

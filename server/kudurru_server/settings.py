@@ -26,6 +26,7 @@ class Settings(BaseSettings):
     )
     advertise: str | None = Field(
         None,
+        pattern=r"^([^\s:\[\]]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}$",
         description="HOST:PORT where other nodes of the store reach this one (port 0: the one it listens on); "
         "given, it may take their appends when several append at once.",
     )

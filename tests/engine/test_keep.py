@@ -94,3 +94,19 @@ async def test_a_caller_who_leaves_while_it_is_kept_leaves_nothing_behind(tmp_pa
         (small,) = await engine.append([append(event(data=bytes(900)))])  # else too much would be waiting
         assert isinstance(small, Appended)
         assert engine.head.position == 1
+
+
+async def test_a_caller_who_leaves_before_anything_is_kept_leaves_nothing_behind(tmp_path: Path) -> None:
+    async def keep(_: Sequence[bytes]) -> None:
+        await asyncio.Event().wait()
+
+    async with node(tmp_path, keep) as engine:
+        large = [append(event(data=bytes(2500))) for _ in range(3)]
+        leaving = asyncio.create_task(engine.append(large))
+        await asyncio.sleep(0)
+        leaving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+        assert engine.pending_bytes == 0
+        async with asyncio.timeout(10):
+            await engine.drain()

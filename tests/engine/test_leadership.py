@@ -10,15 +10,20 @@ from kudurru_server.engine import leadership
 from kudurru_server.engine.engine import Engine
 from kudurru_server.engine.judge import Outcome
 from kudurru_server.engine.leadership import Neighbours
-from kudurru_server.errors import ConditionFailedError, InvalidRequestError, OverloadedError, StorageUnavailableError
-from kudurru_server.model import TICKS_PER_SECOND, Append, Appended
+from kudurru_server.errors import (
+    ConditionFailedError,
+    InvalidRequestError,
+    OverloadedError,
+    StorageUnavailableError,
+    UnavailableError,
+)
+from kudurru_server.model import TICKS_PER_SECOND, Append, Appended, Entry, Leader
 from kudurru_server.storage.dynamodb import keys
 from kudurru_server.storage.dynamodb.database import Table
 from kudurru_server.storage.dynamodb.store import DynamoStorage
-from kudurru_server.storage.interface import Leader
 
-from tests.builders import append, event, events_of, now_ticks, unless, uuid7
-from tests.engine.cluster import Cluster, cluster, read_all
+from tests.builders import NOON, append, event, events_of, now_ticks, unless, uuid7
+from tests.engine.cluster import FORGETFUL, Cluster, cluster, read_all
 from tests.engine.nodes import PATIENCE_SECONDS, until
 
 LEASE_SECONDS = 0.4
@@ -33,12 +38,12 @@ class Network:
         self.handed_over = 0
         self.on_the_way_back: Callable[[Sequence[Outcome]], Sequence[Outcome]] = lambda outcomes: outcomes
 
-    async def forward(self, address: str, appends: Sequence[Append]) -> Sequence[Outcome]:
-        if address in self.cut_off:
+    async def forward(self, leader: Leader, appends: Sequence[Append]) -> Sequence[Outcome]:
+        if leader.address in self.cut_off:
             return lost(appends)
         self.handed_over += len(appends)
-        outcomes = await self.nodes[int(address)].append([replace(one) for one in appends], handed_over=True)
-        return self.on_the_way_back(outcomes)
+        node = self.nodes[int(leader.address)]
+        return self.on_the_way_back(await node.append([replace(one) for one in appends], handed_to=leader.name))
 
 
 def lost(them: Sequence[object]) -> list[Outcome]:
@@ -51,7 +56,7 @@ async def led(size: int) -> AsyncIterator[tuple[Cluster, Network]]:
     network = Network()
 
     def neighbours(number: int, storage: DynamoStorage) -> Neighbours:
-        return Neighbours(storage.leader_record, network.forward, str(number), LEASE_SECONDS)
+        return Neighbours(storage.leader_record, network.forward, f"node {number}", str(number), LEASE_SECONDS)
 
     async with cluster(size, 5, neighbours=neighbours) as nodes:
         network.nodes = nodes.engines
@@ -157,7 +162,7 @@ class Record:
         self._leader = replace(self._leader, beat=self._leader.beat + 1)
         return self._leader
 
-    async def write(self, _address: str, _seen: Leader | None) -> Leader:
+    async def write(self, _leader: Leader, _seen: Leader | None) -> Leader:
         return await self.look()
 
 
@@ -166,7 +171,8 @@ async def follower(forward: leadership.Forward, network: Network | None = None) 
     """Run a node that has lost puts and hands its appends to `forward`, and another for the network."""
 
     def neighbours(number: int, _storage: DynamoStorage) -> Neighbours | None:
-        return Neighbours(Record(Leader("0", 1)), forward, None, LEASE_SECONDS) if number else None
+        record = Record(Leader("node 0", "0", 1))
+        return Neighbours(record, forward, f"node {number}", None, LEASE_SECONDS)
 
     async with cluster(2, 5, neighbours=neighbours) as nodes:
         if network is not None:
@@ -196,7 +202,7 @@ async def test_what_a_leader_recorded_without_an_answer_is_recorded_once(ids: st
 async def test_a_refusal_after_a_lost_answer_is_no_refusal() -> None:
     calls = 0
 
-    async def forward(_address: str, appends: Sequence[Append]) -> Sequence[Outcome]:
+    async def forward(_leader: Leader, appends: Sequence[Append]) -> Sequence[Outcome]:
         nonlocal calls
         calls += 1
         return lost(appends)
@@ -210,7 +216,7 @@ async def test_a_refusal_after_a_lost_answer_is_no_refusal() -> None:
 
 
 async def test_what_a_leader_refuses_without_deciding_it_is_decided_here() -> None:
-    async def forward(_address: str, appends: Sequence[Append]) -> Sequence[Outcome]:
+    async def forward(_leader: Leader, appends: Sequence[Append]) -> Sequence[Outcome]:
         return [OverloadedError("too much")] * len(appends)
 
     async with follower(forward) as engine:
@@ -221,19 +227,89 @@ async def test_what_a_leader_refuses_without_deciding_it_is_decided_here() -> No
         assert getattr(refused, "reason", "") == "CURSOR_OUT_OF_RANGE"
 
 
-async def test_a_conflict_that_the_leader_found_is_the_answer() -> None:
-    conflict = ConditionFailedError("CONDITION_FAILED", "condition 0 fails")
+async def test_a_conflict_that_the_leader_found_is_found_here_too() -> None:
+    network = Network()
+    async with follower(network.forward, network) as engine:
+        await network.nodes[0].append([append(event("A", "t"))])
+        (outcome,) = await engine.append([append(event("B"), conditions=[unless(((), ("t",)))])])
+        assert isinstance(outcome, ConditionFailedError)
+        assert outcome.metadata["position"] == "1"
+        assert network.handed_over == 1
 
-    async def forward(_address: str, appends: Sequence[Append]) -> Sequence[Outcome]:
-        return [conflict] * len(appends)
+
+async def test_what_a_leader_of_another_store_says_is_not_believed() -> None:
+    async def forward(_leader: Leader, appends: Sequence[Append]) -> Sequence[Outcome]:
+        recorded = Appended(1, 1, NOON, already_committed=False)
+        conflict = ConditionFailedError("CONDITION_FAILED", "condition 0 fails", position=7)
+        outcomes: list[Outcome] = [recorded, conflict]
+        return outcomes[: len(appends)]
 
     async with follower(forward) as engine:
-        assert await engine.append([append(event())]) == [conflict]
-        assert engine.head.position == 0
+        outcomes = await engine.append([append(event("A")), append(event("B"))])
+        assert [getattr(outcome, "first", None) for outcome in outcomes] == [1, 2]
+        assert [one.event.event_type for one in events_of(await read_all(engine))] == ["A", "B"]
+
+
+@pytest.mark.parametrize("answer", ["none", "too few", "an exception", "a cancelled call"])
+async def test_a_leader_that_answers_wrongly_ends_nothing(answer: str) -> None:
+    async def forward(_leader: Leader, appends: Sequence[Append]) -> Sequence[Outcome]:
+        if answer == "an exception":
+            raise ZeroDivisionError
+        if answer == "a cancelled call":
+            raise asyncio.CancelledError
+        return [] if answer == "none" else [Appended(1, 1, NOON, already_committed=False)] * (len(appends) - 1)
+
+    async with follower(forward) as engine:
+        for _ in range(2):
+            outcomes = await engine.append([append(event()), append(event())])
+            assert all(isinstance(outcome, Appended) for outcome in outcomes)
+            assert engine.head.position in {2, 4}
+
+
+async def test_appends_for_a_node_of_another_name_are_not_recorded() -> None:
+    async with led(1) as (nodes, _):
+        with pytest.raises(UnavailableError):
+            await nodes.engines[0].append([append(event())], handed_to="node 1")
+        assert nodes.engines[0].head.position == 0
+
+
+async def test_a_leader_that_never_answers_is_tried_ever_more_seldom() -> None:
+    calls = 0
+
+    async def forward(_leader: Leader, appends: Sequence[Append]) -> Sequence[Outcome]:
+        nonlocal calls
+        calls += 1
+        return lost(appends)
+
+    async with follower(forward) as engine, asyncio.timeout(PATIENCE_SECONDS):
+        known = engine._leadership  # noqa: SLF001 - puts cannot be lost to a node that does nothing
+        end = asyncio.get_running_loop().time() + 8 * LEASE_SECONDS
+        while asyncio.get_running_loop().time() < end:
+            for _ in range(3):
+                known.put_decided(lost=True)
+            await engine.append([append(event())])
+        assert 2 <= calls <= 4  # after 0, 1, 3 and 7 leases
+
+
+async def test_a_node_whose_log_cannot_be_read_after_a_lost_put_says_so_and_can_end() -> None:
+    async with cluster(2, 5, FORGETFUL, FORGETFUL) as nodes, asyncio.timeout(PATIENCE_SECONDS):
+        one, other = nodes.engines
+        await one.append([append(event())])
+        real = other._storage.entries  # noqa: SLF001 - the log is written, and cannot be read
+
+        async def unreadable(after: int, *, latest: bool = True) -> Sequence[Entry]:  # noqa: ARG001
+            raise StorageUnavailableError
+
+        other._storage.entries = unreadable  # type: ignore[method-assign] # noqa: SLF001
+        (outcome,) = await other.append([append(event())])
+        assert isinstance(outcome, StorageUnavailableError)
+        await other.drain()
+        other._storage.entries = real  # type: ignore[method-assign] # noqa: SLF001
+        assert other.head.position == 0
 
 
 async def test_a_leader_that_is_silent_delays_an_append_by_a_lease_at_most() -> None:
-    async def forward(_address: str, _appends: Sequence[Append]) -> Sequence[Outcome]:
+    async def forward(_leader: Leader, _appends: Sequence[Append]) -> Sequence[Outcome]:
         await asyncio.Event().wait()
         raise AssertionError
 
@@ -245,8 +321,8 @@ async def test_a_leader_that_is_silent_delays_an_append_by_a_lease_at_most() -> 
 
 
 async def test_what_was_handed_over_is_not_handed_on() -> None:
-    async def forward(_address: str, _appends: Sequence[Append]) -> Sequence[Outcome]:
+    async def forward(_leader: Leader, _appends: Sequence[Append]) -> Sequence[Outcome]:
         raise AssertionError
 
     async with follower(forward) as engine:
-        assert isinstance((await engine.append([append(event())], handed_over=True))[0], Appended)
+        assert isinstance((await engine.append([append(event())], handed_to="node 1"))[0], Appended)

@@ -13,7 +13,7 @@ from kudurru_server.engine.engine import Engine, EngineOptions, run_engine
 from kudurru_server.engine.judge import Outcome
 from kudurru_server.engine.leadership import Neighbours
 from kudurru_server.errors import KudurruError, StorageUnavailableError, UnavailableError
-from kudurru_server.model import Append
+from kudurru_server.model import Append, Leader
 from kudurru_server.storage.dynamodb.store import DynamoOptions, DynamoStorage, open_storage
 from kudurru_server.storage.dynamodb.trim import Trimming
 
@@ -129,14 +129,15 @@ class Node:
         if not self.nature.knows_others:
             return None
         address = self.name if self.nature.is_reachable else None
-        return Neighbours(storage.leader_record, self._forward, address, self.nature.dynamo.lease_seconds)
+        name, lease_seconds = self._process.name, self.nature.dynamo.lease_seconds
+        return Neighbours(storage.leader_record, self._forward, name, address, lease_seconds)
 
-    async def _forward(self, address: str, appends: Sequence[Append]) -> Sequence[Outcome]:
+    async def _forward(self, leader: Leader, appends: Sequence[Append]) -> Sequence[Outcome]:
         """Send appends to another node: what is sent arrives or not, whatever becomes of the sender."""
-        sent = self.loop.create_task(self._travel(address, [replace(append) for append in appends]), context=Context())
+        sent = self.loop.create_task(self._travel(leader, [replace(append) for append in appends]), context=Context())
         return await asyncio.shield(sent)
 
-    async def _travel(self, address: str, appends: Sequence[Append]) -> Sequence[Outcome]:
+    async def _travel(self, leader: Leader, appends: Sequence[Append]) -> Sequence[Outcome]:
         faults, chance = self.faults, self.chance
         unknown: list[Outcome] = [StorageUnavailableError("no answer")] * len(appends)
         await asyncio.sleep(chance.random() * faults.delay_seconds)
@@ -145,7 +146,8 @@ class Node:
         if chance.random() < faults.lost:
             return unknown
         try:
-            outcomes = await self.peers[address].ask(partial(_append_handed_over, appends), _LATE_SECONDS)
+            record = partial(_append_handed, leader.name, appends)
+            outcomes = await self.peers[leader.address].ask(record, _LATE_SECONDS)
         except (GoneError, UnavailableError):
             return unknown
         await asyncio.sleep(chance.random() * faults.delay_seconds)
@@ -206,8 +208,8 @@ class Node:
         return asked.result()
 
 
-async def _append_handed_over(appends: Sequence[Append], engine: Engine) -> list[Outcome]:
-    return await engine.append(appends, handed_over=True)
+async def _append_handed(name: str, appends: Sequence[Append], engine: Engine) -> list[Outcome]:
+    return await engine.append(appends, handed_to=name)
 
 
 async def bury(process: Process, database: FakeDatabase) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from kudurru_server.engine import group_commit, judge, lookups
+from kudurru_server.engine.group_commit import GroupCommit
 from kudurru_server.engine.judge import Judge, Verdict
 from kudurru_server.model import Append, Entry
 from kudurru_server.storage.dynamodb import keys, merge, restore
@@ -155,8 +156,9 @@ def with_conditions_seen_from_the_tail_only(patch: pytest.MonkeyPatch) -> None:
 
 
 def with_answers_that_cannot_be_read_yet(patch: pytest.MonkeyPatch) -> None:
-    """What the leader has recorded is acknowledged before this node has it."""
+    """The leader's word is taken for what this node does not have."""
     patch.setattr(group_commit, "_position", lambda _outcome: 0)
+    patch.setattr(GroupCommit, "_is_in_tail", lambda _self, _append, _outcome: True)
 
 
 def with_trimming_that_deletes(patch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from kudurru_server._proto import event_store_service_pb2 as pb
 from kudurru_server.api import rpc
 from kudurru_server.api.convert import Converter
-from kudurru_server.api.neighbours import HANDED_OVER
+from kudurru_server.api.neighbours import HANDED_TO
 from kudurru_server.api.outcome import encode_outcome
 from kudurru_server.api.rpc import Context
 from kudurru_server.engine.engine import Engine
@@ -27,7 +27,8 @@ class AppendStream:
         self._engine = engine
         self._converter = converter
         self._context = context
-        self._handed_over = HANDED_OVER in (context.invocation_metadata() or ())
+        metadata = context.invocation_metadata() or ()
+        self._handed_to = next((str(value) for key, value in metadata if key == HANDED_TO), None)
         self._places = asyncio.Semaphore(_AHEAD)
         self._messages: asyncio.Queue[_Message | KudurruError | None] = asyncio.Queue()
         """Messages in order, each with a place; last, why the stream ends (None: the client has said all)."""
@@ -52,9 +53,11 @@ class AppendStream:
         try:
             async for data in requests:
                 request = rpc.parse(pb.AppendStreamRequest, data)
-                self._converter.check_message(request)
+                if self._handed_to is None:
+                    self._converter.check_message(request)
                 appends, outcomes = self._convert(request)
-                self._converter.check_message_bytes(list(appends.values()))
+                if self._handed_to is None:  # another node's limits are its own, and each append was checked there
+                    self._converter.check_message_bytes(list(appends.values()))
                 await self._places.acquire()
                 self._messages.put_nowait(tasks.create_task(self._decide(appends, outcomes)))
         except InvalidRequestError as error:
@@ -79,7 +82,7 @@ class AppendStream:
 
     async def _decide(self, appends: dict[int, Append], outcomes: list[Outcome | None]) -> list[bytes]:
         try:
-            decided = await self._engine.append(list(appends.values()), handed_over=self._handed_over)
+            decided = await self._engine.append(list(appends.values()), handed_to=self._handed_to)
         except KudurruError as error:
             decided = [error] * len(appends)
         for place, outcome in zip(appends, decided, strict=True):

@@ -11,10 +11,10 @@ from kudurru_server.api.status import from_append_error
 from kudurru_server.engine.judge import Outcome
 from kudurru_server.errors import StorageUnavailableError
 from kudurru_server.frame import varint
-from kudurru_server.model import Append, Appended, Condition
+from kudurru_server.model import Append, Appended, Condition, Leader
 
-HANDED_OVER = ("kudurru-handed-over", "1")
-"""Metadata of a call whose appends come from another node, and are not handed on."""
+HANDED_TO = "kudurru-handed-to"
+"""Metadata of a call whose appends come from another node, and are not handed on: the name of the node they are for."""
 
 _METHOD = "/kudurru.v1.EventStoreService/AppendStream"
 _OPTIONS = [
@@ -32,18 +32,18 @@ class Channels:
     def __init__(self) -> None:
         self._channels: dict[str, grpc.aio.Channel] = {}
 
-    async def forward(self, address: str, appends: Sequence[Append]) -> list[Outcome]:
+    async def forward(self, leader: Leader, appends: Sequence[Append]) -> list[Outcome]:
         """See `engine.leadership.Forward`."""
-        channel = self._channels.get(address)
+        channel = self._channels.get(leader.address)
         if channel is None:
-            channel = self._channels[address] = grpc.aio.insecure_channel(address, options=_OPTIONS)
+            channel = self._channels[leader.address] = grpc.aio.insecure_channel(leader.address, options=_OPTIONS)
         method: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(_METHOD)
         outcomes: list[Outcome] = []
         try:
-            async for answer in method(_messages(appends), metadata=(HANDED_OVER,)):
+            async for answer in method(_messages(appends), metadata=((HANDED_TO, leader.name),)):
                 outcomes += map(_decode, pb.AppendStreamResponse.FromString(answer).outcomes)
         except grpc.aio.AioRpcError as error:
-            lost = StorageUnavailableError(f"the leader at {address} did not answer ({error.code().name})")
+            lost = StorageUnavailableError(f"the leader at {leader.address} did not answer ({error.code().name})")
             outcomes += [lost] * (len(appends) - len(outcomes))
         return outcomes
 
@@ -88,7 +88,7 @@ def _condition(condition: Condition) -> event_pb2.AppendCondition:
 
 
 def _decode(outcome: pb.AppendOutcome) -> Outcome:
-    if outcome.WhichOneof("result") == "error":
+    if outcome.WhichOneof("result") != "appended":
         return from_append_error(outcome.error)
     answer = outcome.appended
     count = len(answer.event_ids)

@@ -72,7 +72,7 @@ class Commit:
                     came_first = await self._put(entry)
                 else:
                     refuses = any(isinstance(verdict.outcome, KudurruError) for _, verdict in judged)
-                    came_first = not (refuses and not is_sure and await self._follower.take_in_news())
+                    came_first = not (refuses and not is_sure and await self._look())
         except Exception as error:  # noqa: BLE001 - one bad append must not end the node
             failure = (self._put_fails if entry.ids else self._look_fails).answer(error)
         else:
@@ -84,14 +84,20 @@ class Commit:
         result.decided = list(_outcomes(judged, entry, failure, is_sure=is_sure))
         return result
 
+    async def _look(self) -> bool:
+        """Tell whether there is something that the tail did not have."""
+        found = await self._follower.take_in_news()
+        self._look_fails.works()
+        return found
+
     async def _put(self, entry: Entry) -> bool:
         """Put the entry, which is staged; return False if another came first, and is in the tail instead.
 
         Raises:
-            KudurruError: it failed; the entry is not staged any more.
+            KudurruError: it failed, or what came first could not be read; the entry is not staged any more.
         """
-        entry.frames = make_frames(entry.frames, entry.first, entry.ticks)
         try:
+            entry.frames = make_frames(entry.frames, entry.first, entry.ticks)
             came_first = await self._storage.put(entry)
         except Exception:
             self._tail.unstage(entry.ids)
@@ -100,7 +106,7 @@ class Commit:
         self._leadership.put_decided(lost=not came_first)
         if not came_first:
             self._tail.unstage(entry.ids)
-            await self._follower.catch_up_after_lost_put()
+            await self._follower.take_in_news()
         return came_first
 
 

@@ -151,11 +151,15 @@ class Engine:
         """The size of the appends that are not decided."""
         return self._commit.pending_bytes
 
-    async def append(self, appends: Sequence[Append], *, handed_over: bool = False) -> list[Outcome]:
-        """Record independent appends, which another node may have handed over; see `GroupCommit.submit`."""
-        if handed_over:
-            self._leadership.used()
-        return await self._commit.submit(appends, here=handed_over)
+    async def append(self, appends: Sequence[Append], *, handed_to: str | None = None) -> list[Outcome]:
+        """Record independent appends, which another node may have handed to this one; see `GroupCommit.submit`.
+
+        Raises:
+            UnavailableError: they were handed to a node of another name; nothing was recorded.
+        """
+        if handed_to is not None:
+            self._leadership.check_name(handed_to)
+        return await self._commit.submit(appends, here=handed_to is not None)
 
     async def reach(self, at_least: Cursor, timeout_seconds: float | None) -> None:
         """Wait until the node has seen `at_least`.

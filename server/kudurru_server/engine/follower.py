@@ -11,7 +11,6 @@ from kudurru_server.engine.tail import Tail
 from kudurru_server.errors import StorageUnavailableError
 from kudurru_server.storage.interface import Storage
 
-_RETRY_SECONDS = 0.1
 _BACK_OFF = 1.2  # from the busy interval to the idle one within some ten polls
 
 
@@ -80,17 +79,6 @@ class Follower:
         while await self._load(latest=True):
             found = True
         return found
-
-    async def catch_up_after_lost_put(self) -> None:
-        """Take in what other nodes have put, to its end and however long it takes; the caller has the turn."""
-        while True:
-            try:
-                await self.take_in_news()
-            except StorageUnavailableError as error:
-                self._complaint.fails(error)
-                await asyncio.sleep(_RETRY_SECONDS)
-            else:
-                return
 
     async def _load(self, *, latest: bool) -> bool:
         entries = await self._storage.entries(self._tail.head.position, latest=latest)

@@ -4,8 +4,8 @@ Some tasks prepare (ask the store about old ids and conditions), one commits; ea
 leaves fails nobody: its append is dropped if it has not joined an entry, and recorded if it has. What any task costs is
 paid by those it is done for, by their number of events.
 
-Where another node leads, the appends are handed to it, and committed here if it does not decide them: their ids tell
-what it has recorded after all.
+Where another node leads, the appends are handed to it. Its word is taken for what this node then finds in the log; all
+else is judged here as ever, and its ids tell what may have been recorded after all.
 """
 
 import asyncio
@@ -28,7 +28,6 @@ from kudurru_server.errors import (
     OverloadedError,
     ShuttingDownError,
     StorageUnavailableError,
-    UnavailableError,
 )
 from kudurru_server.model import Append, Appended
 from kudurru_server.storage.interface import Storage
@@ -106,25 +105,29 @@ class GroupCommit:
             else:
                 self._enqueue(one)
         if large:
-            try:
-                await asyncio.gather(*map(self._keep, large))
-            except BaseException:
-                submission.done.cancel()
-                raise
+            await self._keep_all(large, submission)
         await submission.done
         return [outcome for outcome in submission.outcomes if outcome is not None]
 
+    async def _keep_all(self, large: Sequence[Waiting], submission: Submission) -> None:
+        """Have the store keep large payloads before the appends join an entry, which others then need not wait for."""
+        try:
+            await asyncio.gather(*map(self._keep, large))
+        except BaseException:  # the caller leaves; some of these have perhaps not even begun
+            submission.done.cancel()
+            for waiting in large:
+                if not waiting.is_kept and waiting in self._open:
+                    self._settle(waiting, None)
+            raise
+
     async def _keep(self, waiting: Waiting) -> None:
-        """Have the store keep large payloads before the append joins an entry, which others then need not wait for."""
         try:
             await self._storage.keep(waiting.append.encoded)
         except Exception as error:  # noqa: BLE001 - the others go on
             self._settle(waiting, self._keeping_fails.answer(error))
-        except BaseException:
-            self._settle(waiting, None)
-            raise
         else:
             self._keeping_fails.works()
+            waiting.is_kept = True
             self._enqueue(waiting)
 
     def _settle(self, waiting: Waiting, outcome: Outcome | None) -> None:
@@ -202,7 +205,7 @@ class GroupCommit:
                 is_sure = True  # for it comes back after a look at the log
 
     async def run_hand_over(self) -> None:
-        """Have the leader decide appends, for ever, and commit here what it does not; several such tasks may run."""
+        """Have the leader record appends, for ever, and commit here what it does not; several such tasks may run."""
         while True:
             if batch := self._without_abandoned(await self._to_hand_over.take_all()):
                 await self._hand_over(batch)
@@ -212,21 +215,36 @@ class GroupCommit:
             waiting.stays = True
             waiting.append.fresh_ids = False
         outcomes = await self._leadership.hand_over([waiting.append for waiting in batch])
-        decided: dict[Waiting, Outcome] = {}
-        for waiting, outcome in zip(batch, outcomes, strict=True):
-            waiting.may_be_recorded = isinstance(outcome, UnavailableError)
-            if isinstance(outcome, Appended | ConditionFailedError | EventIdExistsError):
-                decided[waiting] = outcome
         try:
             with shared_by(batch):  # who is answered may read here what the answer is about
-                await self._follower.catch_up(max(map(_position, decided.values()), default=0))
+                await self._follower.catch_up(max(map(_position, outcomes), default=0))
         except StorageUnavailableError as error:
-            decided = dict.fromkeys(decided, error)
-        for waiting in batch:
-            if waiting in decided:
-                self._settle(waiting, decided[waiting])
+            outcomes = [error] * len(batch)
+        for waiting, outcome in zip(batch, outcomes, strict=True):
+            waiting.may_be_recorded = not isinstance(outcome, _WROTE_NOTHING)
+            if isinstance(outcome, Appended) and self._is_in_tail(waiting.append, outcome):
+                self._settle(waiting, outcome)
             else:
                 self._enqueue(waiting)
+
+    def _is_in_tail(self, append: Append, outcome: Appended) -> bool:
+        """Tell whether an append is where another node says: it may have spoken of a log that is not this one."""
+        positions = range(outcome.first, outcome.first + outcome.count)
+        if positions[-1] > self._tail.head.position:
+            return False
+        known = self._tail.known(append.ids, append.lowest_id)
+        return [known.get(event_id) for event_id in append.ids] == list(positions) and (
+            self._tail.ticks_at(outcome.first) == outcome.ticks
+        )
+
+
+_WROTE_NOTHING = (
+    ConditionFailedError,
+    CursorOutOfRangeError,
+    EventIdExistsError,
+    InvalidRequestError,
+    OverloadedError,
+)
 
 
 def _position(outcome: Outcome) -> int:

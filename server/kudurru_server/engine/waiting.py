@@ -31,13 +31,15 @@ class Submission:
 class Waiting:
     """One append on its way."""
 
-    __slots__ = ("answers", "append", "index", "may_be_recorded", "stays", "submission")
+    __slots__ = ("answers", "append", "index", "is_kept", "may_be_recorded", "stays", "submission")
 
     def __init__(self, append: Append, submission: Submission, index: int, *, stays: bool) -> None:
         self.append = append
         self.answers = NOTHING_ASKED
         self.submission = submission
         self.index = index
+        self.is_kept = False
+        """Its large payloads lie in the store."""
         self.stays = stays
         """Is not handed to another node (again)."""
         self.may_be_recorded = False

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from kudurru_server.model import Batch, Cursor, Entry, Query, Stored, TagSummary
+from kudurru_server.model import Batch, Cursor, Entry, Leader, Query, Stored, TagSummary
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,16 +139,6 @@ class Storage(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Leader:
-    """Who leads, as it was written last."""
-
-    address: str
-    """Where the other nodes reach it."""
-    beat: int
-    """Counts the writes: one that changes is a sign of life."""
-
-
 class LeaderRecord(Protocol):
     """Where the nodes of a store agree on one that takes the appends of all. It saves lost puts, and decides nothing.
 
@@ -160,6 +150,6 @@ class LeaderRecord(Protocol):
         """Return who leads; None: nobody ever has."""
         ...
 
-    async def write(self, address: str, seen: Leader | None) -> Leader:
-        """Make the node at `address` the leader if what is written is still what was `seen`; return what is written."""
+    async def write(self, leader: Leader, seen: Leader | None) -> Leader:
+        """Write who leads, with the next beat, if what is written is still what was `seen`; return what is written."""
         ...

@@ -181,8 +181,7 @@ async def test_trimming_goes_on_from_a_crash_at_any_call(after: bool) -> None:  
             return
         floor = await read_floor(database_of(tables), trimmer(database_of(tables))._rows)  # noqa: SLF001
         gone = [number for number, item in enumerate(log_items(tables), 1) if not has_body(item)]
-        assert gone == [*range(1, len(gone) + 1)]
-        assert floor.trimmed <= len(gone) <= floor.number
+        assert {*range(1, floor.trimmed + 1)} <= {*gone} <= {*range(1, floor.number + 1)}
         async with AsyncExitStack() as stack:
             assert columns(await everything(await opened(stack, tables))) == columns(given)
         await trimmer(database_of(tables), holder=holder(tables)).step()

@@ -78,7 +78,8 @@ class DynamoStorage:
     async def begin(self) -> None:
         """Start behind the watermark."""
         applied = await self._roll.look()
-        self._log.begin(applied.number, applied.cursor)
+        last = await self._log.reader.place(applied.number) if applied.number else None
+        self._log.begin(applied.number, applied.cursor, None if last is None else last.token)
         await self._replaced.check_rows()
         await self._replaced.check_end()
 
