@@ -64,7 +64,10 @@ def file_chunks(path: Path, *, then: bytes) -> Iterator[bytes]:
 async def stdin_chunks() -> AsyncIterator[bytes]:
     """Yield standard input as it arrives, so that a slow producer's lines are appended at once."""
     source = sys.stdin.buffer
-    if stat.S_ISREG(os.fstat(source.fileno()).st_mode):
+    mode = os.fstat(source.fileno()).st_mode
+    if not (
+        stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or source.isatty()
+    ):  # a file, or /dev/null: it keeps nobody waiting
         while chunk := source.read(_CHUNK_BYTES):
             yield chunk
         return

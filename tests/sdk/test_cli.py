@@ -6,7 +6,7 @@ import os
 import pty
 import signal
 import sys
-from asyncio.subprocess import PIPE, Process
+from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,10 @@ Start = Callable[..., Awaitable[Process]]
 def start(server: FakeServer) -> Start:
     """Start a command against the server."""
 
-    async def start(*arguments: str, stdout: int = PIPE) -> Process:
+    async def start(*arguments: str, stdout: int = PIPE, stdin: int = PIPE) -> Process:
         environment = os.environ | {"KUDURRU_TARGET": server.target, "NO_COLOR": "1", "COLUMNS": "100"}
         return await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "kudurru", *arguments, env=environment, stdin=PIPE, stdout=stdout, stderr=PIPE
+            sys.executable, "-m", "kudurru", *arguments, env=environment, stdin=stdin, stdout=stdout, stderr=PIPE
         )
 
     return start
@@ -36,7 +36,7 @@ def start(server: FakeServer) -> Start:
 async def finish(process: Process, stdin: str = "") -> tuple[int, list[Any], str]:
     """Return the exit code, the JSON lines and what was said on standard error."""
     async with asyncio.timeout(30):
-        out, err = await process.communicate(stdin.encode())
+        out, err = await process.communicate(stdin.encode() if process.stdin else None)
     assert process.returncode is not None
     return process.returncode, [json.loads(line) for line in out.splitlines()], err.decode()
 
@@ -141,6 +141,12 @@ async def test_a_line_that_is_no_event_is_named(server: FakeServer, start: Start
     assert complaint in err
     assert len(err.splitlines()) == 1
     assert len(server.recorded) <= 1
+
+
+async def test_nothing_to_append_is_no_reason_to_wait(server: FakeServer, start: Start) -> None:
+    code, lines, err = await finish(await start("append", stdin=DEVNULL))
+    assert (code, lines, err) == (0, [], "")
+    assert not server.recorded
 
 
 async def test_lines_are_appended_as_they_come(server: FakeServer, start: Start) -> None:

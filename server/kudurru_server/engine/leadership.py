@@ -146,7 +146,11 @@ class Leadership:
             if now != seen:
                 if now is None or now.name == neighbours.name:
                     self._leader = None
+                    if now is not None and (seen is None or seen.name != now.name):
+                        _logger.info("leads", address=neighbours.address)
                 elif seen is not None and now.name == seen.name:  # it is seen to beat
+                    if self._leader is None or self._leader.name != now.name:
+                        _logger.info("hands_over", address=now.address)
                     self._leader, self._believed_until = now, _now() + lease_seconds
                 seen, since = now, _now()
             await asyncio.sleep(lease_seconds / 4)

@@ -23,6 +23,8 @@ from kudurru_server.storage.dynamodb.log_reader import LogReader
 from kudurru_server.storage.dynamodb.payloads import Cut, Payloads, payload_of_event
 
 _AHEAD = 64  # entries asked for together when reading on; a page of each stripe bounds the bytes
+_IN_A_ROW = 4  # single reads that found an entry, before more are asked for at once
+_FEW = 4  # a query of every stripe is worth more entries than this
 _THREAD_BYTES = 256 << 10  # more than this is compressed beside the event loop
 
 
@@ -50,7 +52,7 @@ class Log:
         self._number = 0
         self._token: bytes | None = b""  # None: not known
         self.head = START
-        self._reading_on = False
+        self._found_in_a_row = 0
         self._spilled: tuple[bytes, str] | None = None
 
     def begin(self, number: int, cursor: Cursor, token: bytes | None = None) -> None:
@@ -131,8 +133,11 @@ class Log:
         items: list[Item] = []
         first = await self.reader.item(number + 1, consistent=latest)
         if first is not None:
-            items = [first, *(await self.reader.items(number + 2, number + 1 + _AHEAD) if self._reading_on else [])]
-        self._reading_on = first is not None
+            is_behind = self._found_in_a_row >= _IN_A_ROW
+            items = [first, *(await self.reader.items(number + 2, number + 1 + _AHEAD) if is_behind else [])]
+            self._found_in_a_row = 0 if is_behind and len(items) <= _FEW else self._found_in_a_row + 1
+        else:
+            self._found_in_a_row = 0
         for item in items:
             place = entry_item.place_of(item)
             if place.number == self._number + 1:

@@ -109,5 +109,6 @@ class Replaced:
 
 def _lacking(table: Table, number: int) -> StorageUnavailableError:
     return StorageUnavailableError(
-        f"the table of {table} lacks rows of log entry {number}, recorded as written: it was replaced or restored"
+        f"the table of {table} lacks rows of log entry {number}, recorded as written: it was replaced or restored; "
+        "`kudurru-server tables restore` writes them again"
     )

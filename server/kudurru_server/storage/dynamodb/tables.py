@@ -114,7 +114,10 @@ async def verify(client: AioBaseClient, prefix: str) -> None:
             found = await _describe(client, name)
         differences += [f"table {name} {difference}" for difference in _differences(definition(table), found)]
     if differences:
-        raise OperatorError("WrongTables", "; ".join(differences))
+        hint = ": `kudurru-server tables create` makes missing tables"
+        raise OperatorError(
+            "WrongTables", "; ".join(differences) + hint * any("is missing" in one for one in differences)
+        )
 
 
 async def describe(client: AioBaseClient, prefix: str) -> list[TableDescription]:
