@@ -114,7 +114,7 @@ async def _tell_a_day(console: Console, store: EventStore, year: Year) -> str:
     day, _ = days.most_common(1)[0]
     show.heading(console, f"A day of one aircraft: {tag} on {day}")
     show.timeline(console, [event for event in events if event.json()["at"].startswith(day)])
-    console.print(f"  its whole year, {len(events):,} events, was read by tag in {seconds * 1000:.0f} ms")
+    console.print(f"  all its {len(events):,} events were read by tag in {seconds * 1000:.0f} ms")
     return tag
 
 

@@ -42,7 +42,7 @@ def year(console: Console, folded: Year, names: Names) -> None:
         table.add_row(tail, names.aircraft.get(tail, ""), f"{aircraft.departures:,}", hours)
     console.print(table)
     heading(console, "Airports, on their busiest day")
-    table = _table("", "day", ">departures", ">in the year")
+    table = _table("", "day", ">departures", ">in all")
     for airport, days in sorted(folded.departures.items()):
         day, departures = max(days.items(), key=lambda item: item[1])
         table.add_row(airport, day, f"{departures:,}", f"{sum(days.values()):,}")

@@ -26,8 +26,9 @@ def start(server: FakeServer) -> Start:
 
     async def start(*arguments: str, stdout: int = PIPE, stdin: int = PIPE) -> Process:
         environment = os.environ | {"KUDURRU_TARGET": server.target, "NO_COLOR": "1", "COLUMNS": "100"}
+        command = ["env", "--default-signal=INT", sys.executable, "-m", "kudurru"]  # tests in the background ignore it
         return await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "kudurru", *arguments, env=environment, stdin=stdin, stdout=stdout, stderr=PIPE
+            *command, *arguments, env=environment, stdin=stdin, stdout=stdout, stderr=PIPE
         )
 
     return start
