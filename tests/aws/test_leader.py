@@ -17,7 +17,7 @@ from tests.e2e.ledger import Ledger, append_request
 from tests.e2e.load import load, until
 from tests.server_process import ServerProcess, run_server
 
-_LEASE_SECONDS = 2.0
+_LEASE_SECONDS = 5.0
 _ENTRIES = 30
 
 
