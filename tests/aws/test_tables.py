@@ -50,7 +50,8 @@ async def test_tables_are_described(client: AioBaseClient, prefix: str) -> None:
 async def test_missing_tables_are_named(client: AioBaseClient, prefix: str) -> None:
     with pytest.raises(OperatorError) as caught:
         await tables.verify(client, prefix)
-    assert caught.value.message == "; ".join(f"table {prefix}{table} is missing" for table in Table)
+    missing = "; ".join(f"table {prefix}{table} is missing" for table in Table)
+    assert caught.value.message == f"{missing}: `kudurru-server tables create` makes missing tables"
 
 
 async def test_differences_are_named(client: AioBaseClient, prefix: str) -> None:
