@@ -65,7 +65,7 @@ class Log:
     async def is_written_by_one(self) -> bool:
         """Tell whether nearly all of the last entries have one writer."""
         last = (await self.writers())[-_ENTRIES:]
-        return len(last) == _ENTRIES and Counter(last).most_common(1)[0][1] >= _ENTRIES - 1
+        return len(last) == _ENTRIES and Counter(last).most_common(1)[0][1] >= 0.8 * _ENTRIES
 
 
 async def _load(address: str, ledger: Ledger, seed: int) -> None:
@@ -81,7 +81,7 @@ async def test_busy_servers_let_one_write_and_outlive_it(
     async with servers(tmp_path, environment, 3) as running, asyncio.TaskGroup() as tasks:
         for seed, (server, ledger) in enumerate(zip(running, ledgers, strict=True)):
             tasks.create_task(_load(server.address, ledger, seed))
-        await until(log.is_written_by_one, "leader", 60)
+        await until(log.is_written_by_one, "leader", 120)
         address = await log.leader()
         (leader,) = (server for server in running if server.address == address)
         leader.signal(number)
@@ -100,8 +100,8 @@ async def test_busy_servers_let_one_write_and_outlive_it(
         async def replaced() -> bool:
             return await log.leader() not in {None, address}
 
-        await until(replaced, "new leader", 60)
-        await until(log.is_written_by_one, "log written by it", 60)
+        await until(replaced, "new leader", 120)
+        await until(log.is_written_by_one, "log written by it", 120)
         if number == signal.SIGSTOP:
             leader.signal(signal.SIGCONT)
         for server in running:
